@@ -13,7 +13,7 @@ identity   key, enrolment, calls to the hub
 """
 
 VERSION = "0.2.0.dev0"
-# What releases and channels may require of this agent (`requires`); the hub hears of them in its report.
+# The capabilities that releases and channels may require of this agent (`requires`); its report tells the hub.
 CAPABILITIES = (
     "non-finite",
     "routing-budget",

@@ -170,7 +170,11 @@ def _figures(case: Case, out: bytes, code: int) -> Benchmark:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """`edge-agent bench`: a table, or one JSON document; 1 when a case could not be measured."""
+    """Run `edge-agent bench`: print a table, or one JSON document; return 1 when a case could not be measured.
+
+    Raises:
+        NotFoundError: there is nothing to measure.
+    """
     cases: list[Case] = []
     options: dict[str, Any] = {"variant": arguments.variant, "rounds": arguments.rounds}
     if arguments.release_dir is not None:

@@ -78,7 +78,22 @@ def found(directory: Path) -> tuple[str, dict[str, Any]]:
 
 
 def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
-    """(status, headers, body) of one call; raises UnreachableError."""
+    """Call the agent's API once.
+
+    Args:
+        address: `http://HOST:PORT`, or `unix:PATH`.
+        method: such as `GET`.
+        path: starts with a slash and holds the query.
+        body: bytes to send.
+        headers: by name.
+
+    Returns:
+        Status, headers and body.
+
+    Raises:
+        UnreachableError: no agent answers.
+        UsageError: it is no such address.
+    """
     if address.startswith("unix:"):
         connection: http.client.HTTPConnection = _UnixConnection(address.removeprefix("unix:"))
     else:

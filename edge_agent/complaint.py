@@ -22,7 +22,13 @@ class Complaint(Struct, frozen=True):
 
 
 def complaint(error: AgentError | ProtocolError | OSError, command: str, directory: Path | None) -> Complaint:
-    """Return the complaint about `error`, which ended `command` on the agent in `directory`."""
+    """Return the complaint about an error that ended a command.
+
+    Args:
+        error: as it was raised.
+        command: of `edge-agent`.
+        directory: the agent's, where the command has one.
+    """
     if isinstance(error, AgentError):
         return Complaint(str(error), error.hint, error.exit_code)
     if isinstance(error, ProtocolError):

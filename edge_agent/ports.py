@@ -93,13 +93,30 @@ class Runtime(Protocol):
     version: str
 
     def load(self, model: bytes, manifest: Manifest, variant: Variant, front: bytes = b"") -> LoadedModel:
-        """Load a variant from memory, behind its release's front where there is one; raises ModelLoadError."""
+        """Load a variant from memory.
+
+        Args:
+            model: the variant's file.
+            manifest: the release's.
+            variant: one of the manifest's.
+            front: the model file in front of it; empty where the release has none.
+
+        Raises:
+            ModelLoadError: the runtime refuses the file, or its tensors are not the manifest's.
+        """
 
 
 def load_variant(runtime: Runtime, read: Callable[[str], bytes], manifest: Manifest, variant: Variant) -> LoadedModel:
-    """Load a variant, and the front of its release, of blobs that `read` gives by their SHA-256.
+    """Load a variant, and the front of its release.
 
-    Raises ModelLoadError, and what `read` raises.
+    Args:
+        runtime: of the variant's kind.
+        read: returns a blob by its SHA-256; its errors come through.
+        manifest: the release's.
+        variant: one of the manifest's.
+
+    Raises:
+        ModelLoadError: the runtime refuses it.
     """
     model, front = read(variant.blob.sha256), manifest.in_front
     if front is None:
@@ -113,7 +130,17 @@ class Activator(Protocol):
     async def activate(
         self, release: InstalledRelease, previous: InstalledRelease | None, pairing: RolloutRef | None
     ) -> None:
-        """Load and swap; requests in flight finish on the old one. Raises ActivationError, UnreadableError."""
+        """Load and swap; requests in flight finish on the old one.
+
+        Args:
+            release: the one to serve.
+            previous: the one to load beside it for paired audits; None for none.
+            pairing: the rollout that these audits are evidence for; None for none.
+
+        Raises:
+            ActivationError: it cannot be loaded, or not in time; the one before still serves.
+            UnreadableError: a file cannot be read now.
+        """
 
     async def deactivate(self, model: str) -> None:
         """Take a model out of service."""
@@ -143,7 +170,16 @@ class Signer(Protocol):
         """
 
     def verify(self, public: bytes, signature: bytes, payload: bytes) -> bool:
-        """Return whether `public` (Ed25519, raw) signed `payload`; raises SignerError when nobody answers."""
+        """Tell whether a key signed a payload.
+
+        Args:
+            public: Ed25519, 32 bytes.
+            signature: 64 bytes; any others are false.
+            payload: the signed bytes.
+
+        Raises:
+            SignerError: nobody answers.
+        """
 
 
 class HubResponse(Protocol):
@@ -186,7 +222,18 @@ class HubCalls(Protocol):
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
     ) -> HubResponse:
-        """Call the hub with the device's token; raises UnreachableError when it does not answer."""
+        """Call the hub with the device's token.
+
+        Args:
+            method: such as `GET`.
+            path: starts with a slash and holds the query.
+            body: bytes to send; None for none.
+            headers: by name.
+            timeout: seconds of silence.
+
+        Raises:
+            UnreachableError: the hub does not answer.
+        """
 
 
 class Stream(Protocol):
@@ -210,4 +257,9 @@ class HubStreams(Protocol):
     def stream(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
     ) -> AbstractContextManager[Any]:
-        """A `Stream`, no redirect followed; raises UnreachableError or DeniedError."""
+        """Open a `Stream`; no redirect is followed. Args as `HubCalls.request`.
+
+        Raises:
+            UnreachableError: the hub does not answer.
+            DeniedError: the hub refuses this device.
+        """

@@ -58,7 +58,7 @@ def state_of(directory: Path) -> AgentState:
 
 
 def of_files(config: AgentConfig, state: AgentState, *, running: bool = False) -> dict[str, Any]:
-    """The status document of an agent that does not run, or does not answer."""
+    """Return the status document of an agent that does not run, or does not answer."""
     looked, enrolled = state.looked, _enrollment(config.dir)
     return {
         "running": running,

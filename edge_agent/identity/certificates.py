@@ -32,7 +32,16 @@ def expires_at(identity: Path) -> float:
 
 
 def check(pem: str, key: Any, ca: bytes) -> float:
-    """Since when (Unix seconds) a certificate holds; raises IdentityError unless `ca` signed it, for `key`."""
+    """Check a new certificate, and return since when it holds (Unix seconds).
+
+    Args:
+        pem: the certificate.
+        key: the public key that it must be for.
+        ca: the authority's certificate (PEM), which must have signed it.
+
+    Raises:
+        IdentityError: it cannot be used.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))

@@ -212,8 +212,15 @@ class HubHttp:
     def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
         """POST without a token.
 
+        Args:
+            path: starts with a slash.
+            body: JSON.
+            kind: of the answer.
+            timeout: seconds of silence.
+
         Raises:
-            DeniedError: the hub refuses this device. UnreachableError: no answer, or not this one.
+            DeniedError: the hub refuses this device.
+            UnreachableError: no answer, or not this one.
         """
         answer = self._open("POST", path, body, None, timeout, "")
         try:
@@ -231,7 +238,16 @@ class HubHttp:
 
 
 def read_answer(data: bytes, kind: type[T], path: str) -> T:
-    """Decode the hub's answer to `path`; raises UnreachableError when a hub would not have answered this."""
+    """Decode the hub's answer.
+
+    Args:
+        data: the body.
+        kind: the struct that it should be.
+        path: the call's, for messages.
+
+    Raises:
+        UnreachableError: a hub would not have answered this.
+    """
     try:
         return decode_json(data, kind, limit=HTTP_LIMIT, subject=f"the answer to {path}")
     except ProtocolError as error:

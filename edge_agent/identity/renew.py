@@ -30,7 +30,12 @@ class HubDoor(Protocol):
     device_id: str
 
     def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
-        """POST without a token; raises DeniedError, UnreachableError."""
+        """POST without a token.
+
+        Raises:
+            DeniedError: the hub refuses this device.
+            UnreachableError: no answer, or not this one.
+        """
 
     def log_in(self, timeout: float = 30.0) -> None:
         """Buy a new token, with the next key when there is one; raises DeniedError, UnreachableError."""

@@ -68,9 +68,9 @@ def accept(
 
 
 def counter_of(device_id: str, database: Database, spool: Spool) -> int:
-    """The number of the last command; 0 for a device that was enrolled anew, to which its hub counts anew.
+    """Return the number of the last command; 0 for a device that was enrolled anew, to which its hub counts anew.
 
-    An agent of 0.1 did not say whose number it keeps: it is that of whoever starts first.
+    An agent of 0.1 did not record whose number it keeps: it belongs to the first one that starts.
     """
     counter = database.fact(COUNTER, "0") if database.fact(COUNTED) in ("", device_id) else "0"
     with contextlib.suppress(SpoolError):  # a full disk: said again at the next start

@@ -58,7 +58,13 @@ def room(sender: Sender) -> int:
 
 
 def sending(sender: Sender, upto: int, now: float) -> Sender:
-    """Records up to `upto` were handed over."""
+    """Mark records as handed over.
+
+    Args:
+        sender: the state before.
+        upto: the last record's number.
+        now: monotonic, seconds.
+    """
     first, fresh = sender.sent <= sender.committed, upto > sender.top
     timed, timed_at = sender.timed, sender.timed_at
     if fresh and not timed:
@@ -74,7 +80,13 @@ def sending(sender: Sender, upto: int, now: float) -> Sender:
 
 
 def receipt(sender: Sender, committed: int, now: float) -> Sender:
-    """A receipt is progress; an old one changes nothing. The patience stays until one says how long it takes."""
+    """Take a receipt, which is progress; an old one changes nothing. The patience stays until one tells a round trip.
+
+    Args:
+        sender: the state before.
+        committed: the last number that the hub has.
+        now: monotonic, seconds.
+    """
     if committed <= sender.committed:
         return sender
     if sender.timed and committed >= sender.timed:

@@ -29,14 +29,14 @@ class Unsteady(Struct, frozen=True):
 
 
 def ended(before: Unsteady, lasted_s: float, *, twice: bool) -> Unsteady:
-    """After the end of a connection; `twice` when the hub says that the identity is in use twice."""
+    """Count the end of a connection; `twice` when the hub says that the identity is in use twice."""
     if lasted_s > SOON_S and not twice:
         return Unsteady()
     return Unsteady(before.ended_soon + 1)
 
 
 def pause_s(unsteady: Unsteady, chance: float, *, twice: bool) -> float:
-    """Seconds until the next attempt, 0 for as usual; `chance` is from 0 to 1."""
+    """Return the seconds until the next attempt, 0 for as usual; `chance` is from 0 to 1."""
     beyond = unsteady.ended_soon - FREE
     if beyond <= 0:
         return 0.0

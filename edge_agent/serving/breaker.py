@@ -30,7 +30,13 @@ class Breaker(Struct, frozen=True):
 
 
 def blocked(breaker: Breaker, now: float, reset_s: float) -> Word:
-    """Return why no call may start at `now`; empty when one may."""
+    """Return why no call may start now; empty when one may.
+
+    Args:
+        breaker: the model's.
+        now: monotonic, seconds.
+        reset_s: seconds from opening to the first probe.
+    """
     if now < breaker.busy_until:
         return "cloud-busy"
     if breaker.opened_at is None or (not breaker.probing and now - breaker.opened_at >= reset_s):
@@ -39,7 +45,7 @@ def blocked(breaker: Breaker, now: float, reset_s: float) -> Word:
 
 
 def wait_s(breaker: Breaker, now: float, reset_s: float) -> float:
-    """Seconds until a call may start again, as far as that is known."""
+    """Return the seconds until a call may start again, as far as that is known. Args as `blocked`."""
     opens = breaker.opened_at + reset_s if breaker.opened_at is not None else 0.0
     return max(0.0, breaker.busy_until - now, opens - now)
 
@@ -56,9 +62,15 @@ def answered(breaker: Breaker, busy_until: float = 0.0) -> Breaker:
 
 
 def failed(breaker: Breaker, now: float, limit: int, *, probe: bool = False) -> Breaker:
-    """After a call failed or came too late; opens at `limit` failures in a row, or when the probe failed.
+    """Count a call that failed or came too late.
 
     A call that began before the breaker opened says nothing new: it neither ends a probe nor prolongs the pause.
+
+    Args:
+        breaker: the state before.
+        now: monotonic, seconds.
+        limit: failures in a row at which it opens.
+        probe: the call was the probe of an open breaker, which stays open.
     """
     if breaker.opened_at is not None and not probe:
         return breaker

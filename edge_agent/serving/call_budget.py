@@ -26,13 +26,13 @@ class CallBudget:
         return not day or _level(self._bytes, model, day / DAY_S, day, now) > 0.0
 
     def called(self, model: str, routing: Routing, now: float) -> None:
-        """A call begins."""
+        """Count a call that begins."""
         rate = routing.calls_per_s
         if rate:
             self._calls[model] = _level(self._calls, model, rate, max(1.0, rate), now) - 1.0, now
 
     def spent(self, model: str, routing: Routing, size: int, now: float) -> None:
-        """So many bytes went and came."""
+        """Count the bytes of a call that went and came."""
         day = float(routing.calls_bytes_per_day)
         if day:
             self._bytes[model] = _level(self._bytes, model, day / DAY_S, day, now) - size, now

@@ -43,10 +43,17 @@ class Cloud(Protocol):
     async def infer(
         self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
     ) -> oip.InferResponse:
-        """Answer; returns or raises when nothing of the call is left, even where that is after `timeout_s`.
+        """Ask the cloud; return or raise when nothing of the call is left, even where that is after `timeout_s`.
+
+        Args:
+            model: the model's name.
+            version: the release of the hub that shall answer; None for its default.
+            request: as the application sent it.
+            timeout_s: seconds.
 
         Raises:
-            UnreachableError: no answer within about `timeout_s`. CloudError: an answer that is an error.
+            UnreachableError: no answer within about `timeout_s`.
+            CloudError: an answer that is an error.
         """
 
 
@@ -93,7 +100,14 @@ class HubCloud:
 
 
 def refusal(who: str, status: int, data: bytes, headers: Mapping[str, Any]) -> CloudError:
-    """An answer that is an error, with when to come back where it says that."""
+    """Return the error for an answer that is one, with its time to come back where it names that.
+
+    Args:
+        who: the server, for the message.
+        status: of HTTP.
+        data: the body.
+        headers: by name.
+    """
     return CloudError(
         f"{who} answered {status}: {data[:300].decode('utf-8', 'replace')}",
         status=status,

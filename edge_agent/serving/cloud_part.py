@@ -31,7 +31,8 @@ class CloudPart:
         return self.plan(served, asked, Local(ok=True, wants_cloud=True), None).ask
 
     def plan(self, served: Served | None, asked: PendingRequest, local: Local | None, limit: float | None) -> Route:
-        """Return whether to ask it, and why not; `local` and `limit` are of the run here, None where there was none."""
+        """Return the route: to ask the cloud or not, and why; `local` and `limit` are of the run here, None where
+        there was none."""
         routing = asked.entry.routing
         return route(
             local,

@@ -91,12 +91,17 @@ class Endpoint:
         return breakers.wait_s(self.breaker(model), self._now(), routing.breaker_reset_s)
 
     async def ask(self, question: Question, routing: Routing, left_s: float) -> oip.InferResponse:
-        """The cloud's answer within `left_s` seconds, the time in the queue included.
+        """Ask the cloud, and return its answer.
+
+        Args:
+            question: the model, its release and the request.
+            routing: the channel's.
+            left_s: seconds, the time in the queue included.
 
         Raises:
-            NotAskedError: no place in that time, or the breaker opened meanwhile. LateError: no answer in that time, or
-                nobody waits for one.
-            UnreachableError, CloudError and whatever else the cloud's adapter raises: the call failed.
+            NotAskedError: no place in that time, or the breaker opened meanwhile.
+            LateError: no answer in that time, or nobody waits for one.
+            UnreachableError, CloudError: the call failed; other errors of the cloud's adapter come through as well.
         """
         until = self._now() + left_s
         await self._take_place(question, left_s)

@@ -77,7 +77,7 @@ class Engine:
         began: float | None = None,
         gone: Callable[[], bool] = _here,
     ) -> oip.InferResponse:
-        """`answer`, for whoever waits for it in any case."""
+        """Return the result of `answer`, for a caller who waits for it in any case."""
         found = self.answer(model, version, request, began, gone)
         if isinstance(found, InTurn):
             return await found.wait()

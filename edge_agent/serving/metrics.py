@@ -22,7 +22,7 @@ class Metrics:
         self._histograms: dict[str, tuple[str, Labels, dict[Labels, list[float]]]] = {}
 
     def counter(self, name: str, text: str, labels: Labels = ()) -> Callable[..., None]:
-        """A counter's `add(*label values, by=1.0)`; `name` ends in `_total`."""
+        """Make a counter, and return its `add(*label values, by=1.0)`; `name` ends in `_total`."""
         values: dict[Labels, float] = {} if labels else {(): 0.0}
         self._counters[name] = (text, labels, values)
 
@@ -32,11 +32,11 @@ class Metrics:
         return add
 
     def gauge(self, name: str, text: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Make a gauge that is read when it is asked for."""
         self._gauges.append((name, text, labels, read))
 
     def histogram(self, name: str, text: str, labels: Labels) -> Callable[..., None]:
-        """A histogram of seconds: `observe(seconds, *label values)`."""
+        """Make a histogram of seconds, and return its `observe(seconds, *label values)`."""
         values: dict[Labels, list[float]] = {}
         self._histograms[name] = (text, labels, values)
 

@@ -56,7 +56,7 @@ class Refused(Struct, frozen=True, kw_only=True):
 
 
 def refused_for(release: InstalledRelease, model: str, why: RefusalError, *, newly: bool, latency_s: float) -> Refused:
-    """A request that `release` does not take."""
+    """Return the outcome of a request that `release` does not take."""
     return Refused(
         model=model,
         release=release.number,

@@ -115,12 +115,12 @@ def route(
 
 
 def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> RoutingResult:
-    """The verdict after the cloud answered (`cloud_error` None), failed, or was not asked."""
+    """Return the verdict after the cloud answered (`cloud_error` None), failed, or was not asked."""
     if route.ask and cloud_error is None:
         return RoutingResult(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)
     missed = cloud_error if route.ask else route.refused
     if local_ok:
-        # Who switches the cloud off, for a channel or for one request, chose local answers: no degradation.
+        # Somebody who switches the cloud off, for a channel or a request, chose local answers: no degradation.
         degraded = bool(missed) and missed not in CHOSEN
         return RoutingResult(served_by="edge", degraded=degraded, deferred=route.deferred, fallback_reason=missed or "")
     return RoutingResult(served_by="nobody", degraded=True, fallback_reason=missed or route.reason)

@@ -41,7 +41,7 @@ class Ran(NamedTuple):
 
 
 def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
-    """Run and score, in any thread. Whoever hears of the end tells it to `ended`, on the event loop."""
+    """Run and score, in any thread. The listener for its end tells it to `ended`, on the event loop."""
     try:
         outputs = served.run(inputs, model)
         return Ran(outputs, score(served.release, outputs, served.task, served.calibration))
@@ -82,7 +82,7 @@ def run_together(served: Served, requests: Sequence[Arrays]) -> list[Ran] | None
 
 
 def score_each(served: Served, outputs: Arrays, answers: Sequence[Arrays]) -> list[Scores]:
-    """The scores of the first rows of `outputs`, which `answers` have alone; raises as `score`."""
+    """Score the first rows of `outputs`, which `answers` have alone; raises as `score`."""
     spec = served.release.manifest.named_task
     if spec is None or spec.name != CLASSIFICATION:
         return [score(served.release, answer, served.task, served.calibration) for answer in answers]

@@ -42,7 +42,13 @@ def score(
     task: tasks.Task[Any] | None = None,
     calibration: Calibration | None = None,
 ) -> Scores:
-    """Scores by the release's task and its calibration, which a caller may hold already.
+    """Score outputs by the release's task and its calibration.
+
+    Args:
+        release: the one that answered.
+        outputs: (n, …) by name.
+        task: the release's, where a caller holds it already.
+        calibration: the variant's, likewise.
 
     Raises:
         InferenceError: an output holds NaN or infinity where the manifest wants finite numbers.

@@ -279,7 +279,7 @@ class Windows:
     def open(
         self, key: Key, now: float, classes: int, encoder: Encoder | None, tensors: tuple[Tensor, ...] = ()
     ) -> tuple[Builder, list[Builder]]:
-        """The builder for `key`, and those that it replaces (an older release or auditor of the model)."""
+        """Return the builder for `key`, and those that it replaces (an older release or auditor of the model)."""
         closed = []
         current = self._current.get(key.model)
         if current != key:
@@ -293,7 +293,7 @@ class Windows:
         return builder, closed
 
     def late(self, key: Key, now: float, classes: int) -> Builder:
-        """The builder for an audit of `key`, without making it the model's current one."""
+        """Return the builder for an audit of `key`, without making it the model's current one."""
         builder = self._open.get(key)
         if builder is None:
             builder = self._open[key] = Builder(key, now, classes, None)

@@ -114,9 +114,9 @@ class Installer:
         return _Listening(await ProcessChildren(self._directory, self._bundle.folder).start(), self._bundle)
 
     async def install(self, updater: Updater, folder: Path, name: str = "") -> InstallResult:
-        """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later.
+        """Run one update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later.
 
-        The outcome stays on the disk for who asked, and for `edge-agent status`.
+        The result stays on the disk for the one who asked, and for `edge-agent status`.
         """
         outcome = replace(await self._install(updater, folder, name), folder=str(folder.absolute()))
         self._answer(outcome)
@@ -200,7 +200,13 @@ def _not_understood(error: Exception) -> InstallResult:
 
 
 def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> InstallResult:
-    """Have the running agent install from `folder`.
+    """Have the running agent install from a folder, and wait for the result.
+
+    Args:
+        directory: the agent's.
+        folder: a bundle.
+        patience_s: seconds to wait.
+        pause: seconds between two looks.
 
     Raises:
         LateError: no answer in `patience_s`; the agent may still be at it.

@@ -69,9 +69,16 @@ class OfferApplier:
     async def follow(
         self, pool: WorkerPool, offers: list[Offer], stop: asyncio.Event, *, by_hand: bool = False
     ) -> bool:
-        """Move every model to its offer; true when `stop` has ended a step, so that a look should follow at once.
+        """Move every model to its offer.
 
-        `by_hand`: somebody asked for it; neither the window nor the budget holds it.
+        Args:
+            pool: lends the processes that fetch, verify and try.
+            offers: one per model.
+            stop: ends steps that are under way.
+            by_hand: somebody asked for it; neither the window nor the budget holds it.
+
+        Returns:
+            True when `stop` has ended a step, so that a look should follow at once.
 
         Raises:
             UpdateError: a model's step failed for a reason that may pass; all others have ended, too.

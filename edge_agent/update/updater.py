@@ -106,7 +106,7 @@ class Updater:
         `to_serve` is false in a process that ends after one look: no start that a probation counts.
         """
         self._states.tell_look()
-        # What may have ended the agent comes last, so that it takes no other model's load with it, and is alone.
+        # A release that may have ended the agent loads last and alone, so that it takes no other model's load with it.
         for model in sorted(self.file.state.models, key=self._crash_log.suspected):
             self._resume(model, machine.resumed(self.file.model(model), to_serve=to_serve))
             alone = [*self._loading.values()] if self._crash_log.suspected(model) else []

@@ -44,7 +44,7 @@ class CrashLog:
 
     def __init__(self, directory: Path, by: str) -> None:
         self._path, self._by = directory / FILE, by
-        # What stands there now has ended the process before this one; what this one begins is no suspect to itself.
+        # Loads in the file have ended the process before this one; those that this one begins are no suspects to it.
         self._before = {(one.model, one.held): one for one in _read(self._path) if one.by == by}
         self._now = dict(self._before)
 

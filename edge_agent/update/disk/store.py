@@ -69,7 +69,12 @@ class Store:
             raise CorruptBlobError(f"manifest {sha256[:12]} is of no use: {error}", subject=sha256) from error
 
     def manifest_bytes(self, sha256: str) -> bytes:
-        """The same as it was signed; raises like `manifest`."""
+        """Return a manifest's bytes as they were signed.
+
+        Raises:
+            CorruptBlobError: it is missing, or has not its hash.
+            UnreadableError: it cannot be read now.
+        """
         try:
             data = (self.manifests / f"{sha256}.json").read_bytes()
         except FileNotFoundError as error:
@@ -81,7 +86,7 @@ class Store:
         return data
 
     def open(self, model: str, held: HeldRelease, former: HeldRelease | None = None) -> InstalledRelease:
-        """The release, with every blob that serving needs hashed once more; `former` is what it replaces.
+        """Open a release, with every blob that serving needs hashed once more; `former` is the one that it replaces.
 
         Raises:
             CorruptBlobError: something is missing or has changed on the disk.

@@ -56,16 +56,21 @@ class Sources:
     def fetch(self, store: Store, blob: Blob, transfer: Transfer) -> None:
         """Fetch a blob into the store's download, or, where another origin had a part in it, into the store itself.
 
+        Args:
+            store: the device's blobs.
+            blob: its signed hash and size.
+            transfer: pace, budget and clock of this step.
+
         Raises:
-            FetchError, UnreachableError, DeniedError: what the last source said; what arrived is kept.
+            FetchError, UnreachableError, DeniedError: the error of the last source; the bytes that arrived are kept.
             CorruptBlobError: the last source has another file.
             OSError: this device's own disk.
         """
         if store.has(blob):
             return
         if not self._mirrors:
-            # What an earlier look left may have come from somebody in the hub's place: hashed here, a wrong start
-            # costs this look another fetch, and not the next look.
+            # The start of a file may have come, in an earlier look, from somebody in the hub's place: hashed here, a
+            # wrong one costs this look another fetch, and not the next look.
             resumed = store.part(blob).exists() and store.part(blob).stat().st_size > 0
             fetch = self._whole if resumed else _fetch
             fetch(self._hub, store, blob, transfer)

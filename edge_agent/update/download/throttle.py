@@ -30,7 +30,14 @@ def paced(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[bytes]:
-    """The pieces that `read` gives, until it gives an empty one.
+    """Yield the pieces that `read` gives, until it gives an empty one.
+
+    Args:
+        read: returns at most so many bytes.
+        pace: the limits.
+        subject: of the errors.
+        now: monotonic, seconds.
+        sleep: pauses where the pace is too fast.
 
     Raises:
         FetchError: `too-slow`: the deadline passed, or after `grace_s` the mean speed is too low.

@@ -36,7 +36,7 @@ def clock_behind(now: float, floor: float) -> str:
 
 
 def answered(status: int, said: str, subject: str) -> AgentError:
-    """The error for an HTTP answer that is not the file which was asked for."""
+    """Return the error for an HTTP answer that is not the file which was asked for."""
     if status in _BUSY or status >= 500:
         hint = "the hub, or a proxy before it, is busy or down; the device asks again by itself"
         return UnreachableError(said, subject=subject, hint=hint)

@@ -56,7 +56,13 @@ def has_folder(mirrors: Sequence[str]) -> bool:
 
 
 def hold(fetching: Fetching, now: float, budget: DayBudget) -> Hold | None:
-    """Return whether a new install waits at `now`, in seconds since 1970."""
+    """Return why a new install waits; None when it may begin.
+
+    Args:
+        fetching: the channel's window and daily budget.
+        now: Unix seconds.
+        budget: what of the day's bytes is left.
+    """
     opens = opens_at(fetching.window, now)
     if opens > now:
         detail = f"installs begin in the window {fetching.window} UTC, which opens at {moment(opens)}"

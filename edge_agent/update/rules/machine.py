@@ -41,12 +41,17 @@ class TransitionError(Exception):
 
 
 def wanted(state: ModelState, target: UpdateTarget, probation: Probation) -> ModelState | None:
-    """Begin to move to `target`; None when there is nothing to do.
+    """Begin to move to a target; None when there is nothing to do.
 
-    A target that is the kept, proven `previous` is returned to at once, also from probation: this is
-    how an abort works. Otherwise a probation under way is finished first, since it is bounded in
-    time and only a proven release may become `previous`. A target that was rolled back in the same
-    rollout and attempt is not tried again; where nothing else is to be said, the state says so.
+    A target that is the kept, proven `previous` is returned to at once, also from probation: this is how an abort
+    works. Otherwise a probation under way is finished first, since it is bounded in time and only a proven release may
+    become `previous`. A target that was rolled back in the same rollout and attempt is not tried again; where nothing
+    else is to be said, the state says so.
+
+    Args:
+        state: of the model.
+        target: the release to move to, and the rollout that it comes by.
+        probation: the channel's terms for a new release.
     """
     if target.held == state.active:
         return _adopted(state, target)
@@ -139,7 +144,7 @@ def activated(state: ModelState, baseline: ReleaseHealth = NO_HEALTH) -> ModelSt
 
 
 def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """Fetching, verifying or trying was cut short by something that may pass; it is tried again later."""
+    """Break off a fetch, a check or a trial that was cut short by something that may pass; it is tried again later."""
     return replace(moved(state, "idle"), target=None, reason=reason, detail=detail, hint=hint, about=None)
 
 
@@ -155,7 +160,7 @@ def killed(state: ModelState, detail: str) -> tuple[ModelState, bool]:
 
 
 def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """The target is bad: what served before serves (again), and the target is not tried again."""
+    """Roll a bad target back: the release before serves (again), and the target is not tried again."""
     target = state.target
     assert target is not None
     if state.state in ("probation", "committed"):  # committed: untried, and then it failed
@@ -174,7 +179,8 @@ def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> 
 
 
 def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """The release on probation cannot go on, for a reason that says nothing about it: what is proven serves.
+    """Take back a release on probation that cannot go on, for a reason that says nothing about it: the proven one
+    serves.
 
     It is tried again when it is offered again, and MAX_TRIES bounds how often.
     """
@@ -196,7 +202,8 @@ def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> Mo
 def noted(
     state: ModelState, reason: str, detail: str, hint: str = "", *, about: RolloutRef | None = None
 ) -> ModelState:
-    """A target was refused before anything began; the state stays. `about`: the rollout whose release that was."""
+    """Note that a target was refused before anything began; the state stays. `about`: the rollout whose release it
+    was."""
     return replace(state, reason=reason, detail=detail, hint=hint, about=about)
 
 

@@ -17,11 +17,16 @@ NOT_AGAIN = "look at the agent's log; the release is not tried again"
 
 
 def judged(state: ModelState, health: ReleaseHealth, served_s: float) -> ModelState | None:
-    """Probation's end, one way or the other; None while it goes on.
+    """End a probation, one way or the other; None while it goes on.
 
-    Health and `served_s`, seconds without a break, are of the process that asks: neither the time in which a
-    device was off nor a clock that was set proves a release. Nor does time alone: a release that answered nobody
-    though it was asked goes, and one that nobody asked is committed as untried, until its first requests are judged.
+    Health and `served_s` are of the process that asks: neither the time in which a device was off nor a clock that was
+    set proves a release. Nor does time alone: a release that answered nobody though it was asked goes, and one that
+    nobody asked is committed as untried, until its first requests are judged.
+
+    Args:
+        state: of the model.
+        health: the release's counts.
+        served_s: seconds without a break.
     """
     if state.state == "committed" and state.untried:
         return _tried(state, health)

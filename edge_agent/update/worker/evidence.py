@@ -28,8 +28,12 @@ log = logging.getLogger(__name__)
 
 
 def show(hub: HubCalls, tuf: Path, spool: Path | None = None) -> bool:
-    """Send what `tuf` (and `spool`) hold; whether the hub has read it, so that a second look is worth it: it has risen
-    now, or had risen before by what another device has shown."""
+    """Send the signed files in `tuf`, and the last command of `spool`, to the hub.
+
+    Returns:
+        True if the hub has read it, so that a second look is worth it: it has risen now, or had risen before by another
+            device's.
+    """
     try:
         body = encode_msgpack(gather(tuf, spool))
         if len(body) > HELD_LIMIT:

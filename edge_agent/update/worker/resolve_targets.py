@@ -108,7 +108,7 @@ def concluded(seen: Looked, trusted: Trusted) -> Looked:
 
 
 def identified(seen: Looked, identity: Path, trouble: IdentityTrouble) -> Looked:
-    """`seen` with how long this device's certificate lasts, and what is wrong with the identity: a word, the detail."""
+    """Add to `seen` the end of this device's certificate, and any trouble with the identity."""
     from edge_agent.identity.certificates import expires_at
 
     if trouble.word and seen.problem in ("", "no-channel"):
@@ -144,7 +144,7 @@ def offers(
 def beside(
     trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Beside]:
-    """Yield what shadow stages want of this device; each release passes the checks of one that is to serve."""
+    """Yield the releases that shadow stages want of this device; each passes the checks of one that is to serve."""
     for model in channel.models:
         rollout = resolve.shadows(
             channel,
@@ -228,9 +228,15 @@ def _check_floor(trusted: Trusted, model: str, release: int, *, held: bool) -> N
 def choose(
     manifest: Manifest, kinds: tuple[str, ...], preferred: tuple[str, ...] = (), runtimes: tuple[str, ...] = ()
 ) -> Variant:
-    """The first edge variant that a runtime here can run: the device's preference, then the publisher's order.
+    """Choose the first edge variant that a runtime here can run: the device's preference, then the publisher's order.
 
     A variant that names the runtimes it was proven on is passed over where none of them is installed.
+
+    Args:
+        manifest: the release's.
+        kinds: of variants that can run here.
+        preferred: names of variants, the best first.
+        runtimes: installed ones; empty where they are not known.
 
     Raises:
         RefusedError: there is none (`no-variant`).

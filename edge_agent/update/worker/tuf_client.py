@@ -124,13 +124,17 @@ class Trusted:
         self._failed = False
 
     def read(self, path: str, limit: int, made: Maker | None = None) -> bytes | None:
-        """The verified bytes of a target; None when nobody signed it.
+        """Return the verified bytes of a target; None when nobody signed it.
 
-        A delegated role is read when it is first needed. That it has expired becomes the `problem` now. What `made`
-        makes of the signed hash and length is taken in place of a download if it is the target.
+        A delegated role is read when it is first needed. If it has expired, that becomes the `problem` now.
+
+        Args:
+            path: the target's.
+            limit: bytes that are read at most.
+            made: makes the target of its signed hash and length, in place of a download; None for none.
 
         Raises:
-            TrustError, FetchError, UnreachableError.
+            TrustError, FetchError, UnreachableError: it cannot be had, or is not the signed one.
         """
         failed, self._failed = self._failed, True
         with _translated(path):
@@ -189,14 +193,22 @@ def opened(
     clock: Callable[[], float] = time.time,
     remedy: str = "",
 ) -> Iterator[Trusted]:
-    """Refresh the metadata in `directory`, alone: a second instance is refused.
+    """Refresh the metadata in a directory, alone: a second instance is refused.
 
-    Expired metadata and a clock behind the floor still give a view: signatures and versions hold in
-    it, and `problem` (`expired-metadata`, `clock-untrusted`) forbids everything but what is held. `remedy` is what
-    to do about expired metadata that no hub served.
+    Expired metadata and a clock behind the floor still give a view: signatures and versions hold in it, and `problem`
+    (`expired-metadata`, `clock-untrusted`) forbids everything but releases that are held.
+
+    Args:
+        directory: of the metadata.
+        root: the first root, as the claim token pinned it.
+        fetcher: brings files from the hub or a bundle.
+        floor: the latest moment that is known to have passed.
+        clock: Unix seconds.
+        remedy: advice about expired metadata that no hub served.
 
     Raises:
-        ConflictError: another instance works here. TrustError, FetchError, UnreachableError.
+        ConflictError: another instance works here.
+        TrustError, FetchError, UnreachableError: the metadata cannot be had, or does not hold.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o750)
     (directory / "targets").mkdir(exist_ok=True)
