@@ -24,7 +24,7 @@ NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SHA256 = r"^[0-9a-f]{64}$"
 HEX = r"^([0-9a-fA-F]{2})*$"
 LABEL_CHECK = r"^([A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)?$"
-# What a pattern means, for the one who broke it.
+# The meaning of each pattern, for somebody who broke it.
 PATTERNS = {
     NO_NUL: "it holds a NUL character",
     NAME: "use 1 to 63 lower-case letters, digits and dashes, starting with a letter or digit",

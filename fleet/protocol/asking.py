@@ -43,7 +43,16 @@ def specs_of(arrays: Mapping[str, AnyArray], manifest: Manifest) -> tuple[Tensor
 
 
 def ready_arrays(arrays: Mapping[str, AnyArray], said: object, pipeline: Pipeline | None) -> Ready:
-    """Ready tensors of a request in process; raises RefusalError as `inputs_of`."""
+    """Check the ready tensors of a request in process.
+
+    Args:
+        arrays: by name.
+        said: the request's parameter `ready`.
+        pipeline: the release's; None where it has no steps.
+
+    Raises:
+        RefusalError: as `inputs_of`.
+    """
     check_arrays(arrays, _agreed(said, pipeline).ready)
     return Ready(arrays)
 

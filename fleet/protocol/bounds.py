@@ -29,7 +29,16 @@ def check_time(value: float, subject: str) -> float:
 
 
 def check_count(value: int, subject: str, most: int = LARGEST) -> int:
-    """Return a whole number when it is from 0 to `most`; MalformedError otherwise."""
+    """Return a whole number within its bounds.
+
+    Args:
+        value: from outside.
+        subject: its name, for the message.
+        most: the largest that is taken.
+
+    Raises:
+        MalformedError: it is not from 0 to `most`.
+    """
     if not 0 <= value <= most:
         raise MalformedError(f"{subject}: {value} is not from 0 to {most}", subject=subject)
     return value

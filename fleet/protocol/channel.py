@@ -254,7 +254,12 @@ def check_routing(routing: Routing, model: str) -> None:
 
 
 def check_channel(channel: Channel) -> None:
-    """Raise unless names, numbers, shares and the number of rules are within their bounds."""
+    """Check that names, numbers, shares and the number of rules are within their bounds.
+
+    Raises:
+        VersionError: the schema is unknown here.
+        MalformedError: a value is out of its bounds.
+    """
     if channel.schema != SCHEMA:
         raise VersionError(f"channel schema {channel.schema} is unknown here", subject="channel")
     check_numbers(channel, "channel")

@@ -11,13 +11,19 @@ from fleet.protocol.errors import MalformedError, TooLargeError
 
 T = TypeVar("T")
 
-# What msgspec raises for hostile bytes: besides its own error, text that is not UTF-8 and values
+# The errors that msgspec raises for hostile bytes: besides its own, text that is not UTF-8 and values
 # nested deeper than the stack.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
-    """Decode JSON bytes into `kind`; unknown fields are ignored.
+    """Decode JSON bytes into a struct; unknown fields are ignored.
+
+    Args:
+        data: from outside.
+        kind: the struct.
+        limit: bytes that are decoded at most.
+        subject: the document's name, for messages; empty takes that of `kind`.
 
     Raises:
         TooLargeError: more than `limit` bytes.
@@ -32,7 +38,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
 
 
 def decode_msgpack(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
-    """Like `decode_json`, for MessagePack."""
+    """Decode MessagePack bytes into a struct; Args and Raises as `decode_json`."""
     _check_size(data, limit, subject or kind.__name__)
     describe(kind)
     try:
@@ -52,7 +58,12 @@ def encode_msgpack(value: object) -> bytes:
 
 
 def from_document(document: object, kind: type[T], *, subject: str = "") -> T:
-    """A struct from plain dictionaries, lists and values; unknown fields are ignored.
+    """Make a struct from plain dictionaries, lists and values; unknown fields are ignored.
+
+    Args:
+        document: from outside.
+        kind: the struct.
+        subject: the document's name, for messages; empty takes that of `kind`.
 
     Raises:
         MalformedError: a field is missing or of the wrong type; the message has its path.

@@ -99,7 +99,14 @@ def decode_header(data: bytes, *, total: int | None = None) -> Header:
 
 
 def apply(header: Header, old: ReadAt, control: Read, diff: Read, extra: Read) -> Iterator[bytes]:
-    """The new file, piece by piece, at most `CHUNK` bytes each and `header.new_size` in all.
+    """Apply a patch, and yield the new file in pieces of at most `CHUNK` bytes, `header.new_size` bytes in all.
+
+    Args:
+        header: of the patch.
+        old: reads the old file at a place.
+        control: reads the section of instructions.
+        diff: reads the section of differences.
+        extra: reads the section of new bytes.
 
     Raises:
         MalformedError: the patch ends early, reads outside the old file, or makes more than it says.

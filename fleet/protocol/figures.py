@@ -140,7 +140,11 @@ def check_summary(summary: InputSummary) -> None:
 
 
 def check_summaries(summaries: Sequence[InputSummary]) -> None:
-    """The same for all of a window or profile, which are bounded together."""
+    """Check all summaries of a window or profile, which are bounded together.
+
+    Raises:
+        MalformedError: one is out of its bounds, all are too large together, or two are of one input.
+    """
     check_count(len(summaries), "inputs", MOST_INPUTS)
     for summary in summaries:
         check_summary(summary)

@@ -17,9 +17,17 @@ _ARRAYS = (np.ndarray, np.generic)
 
 
 def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, kind: str = "input") -> None:
-    """Check inputs by name against the manifest's names, datatypes and shapes; raises RefusalError.
+    """Check inputs by name against the manifest's names, datatypes and shapes.
 
-    A request in process has nothing else to check: about 3 µs for one small input. `kind` is what messages call them.
+    A request in process has nothing else to check: about 3 µs for one small input.
+
+    Args:
+        found: arrays by name.
+        specs: the manifest's tensors.
+        kind: their name in messages.
+
+    Raises:
+        RefusalError: one is missing, unknown, no array, of another datatype or shape, or holds NaN or infinity.
     """
     for spec in specs:
         array = found.get(spec.name)

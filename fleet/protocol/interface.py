@@ -22,7 +22,7 @@ from fleet.protocol.texts import NUMBERS
 
 NAME_LIMIT = 255  # characters of an input's or output's name
 SHOWN_CLASSES = 12
-# What is said where a release without a sketch is made, and where it is published.
+# The warning where a release without a sketch is made, and where it is published.
 UNWATCHED = (
     "drift: the release has no sketch, so nobody will watch whether its inputs move or are outlying; its answers are "
     "watched by audits and labels (fleet drift status). A sketch needs an input with 8 rows for calibration and 8 for "

@@ -237,7 +237,12 @@ def decode_control(data: bytes, kind: type[Any]) -> Any:
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """Decode an envelope (MessagePack) from a report or telemetry topic."""
+    """Decode an envelope (MessagePack) from a report or telemetry topic.
+
+    Raises:
+        MalformedError: it does not decode, or its numbers contradict each other.
+        VersionError: its major version is unknown here.
+    """
     envelope = decode_msgpack(data, Envelope, limit=TELEMETRY_LIMIT)
     _check_version(envelope)
     if envelope.seq < 1 or not 1 <= envelope.base <= envelope.seq:

@@ -86,10 +86,16 @@ def parse_header(value: str | None) -> int | None:
 
 
 def decompress(body: bytes, encoding: str, *, limit: int = LIMIT) -> bytes:
-    """A body by its Content-Encoding (`gzip`, `deflate`, `identity` or empty), at most `limit` bytes.
+    """Undo a body's Content-Encoding.
+
+    Args:
+        body: as it came.
+        encoding: `gzip`, `deflate`, `identity` or empty.
+        limit: bytes that it may inflate to.
 
     Raises:
-        TooLargeError: it inflates to more. MalformedError: unknown encoding or broken data.
+        TooLargeError: it inflates to more.
+        MalformedError: unknown encoding or broken data.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
@@ -185,7 +191,17 @@ def chosen_outputs(response: InferResponse, request: InferRequest) -> Sequence[T
 
 
 def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMIT) -> InferResponse:
-    """Decode an answer; raises like `decode_request`."""
+    """Decode an answer.
+
+    Args:
+        body: JSON, and perhaps bytes behind it.
+        header_length: of the JSON; None where nothing is behind it.
+        limit: bytes that are decoded at most.
+
+    Raises:
+        TooLargeError: more than `limit` bytes.
+        MalformedError: as `decode_request`.
+    """
     if len(body) > limit:
         raise TooLargeError(f"the response has {len(body)} bytes, at most {limit} are allowed", subject="body")
     head, tail = _split(body, header_length)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from fleet.protocol.errors import MalformedError
 
-# Where tensors can hide: message -> {field number: message of that field}.
+# The places where tensors can hide: message -> {field number: message of that field}.
 _INSIDE: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},

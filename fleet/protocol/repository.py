@@ -36,7 +36,7 @@ def decode_index_request(body: bytes) -> IndexRequest:
 
 
 def index_entry(name: str, version: str = "", reason: str = "") -> dict[str, Any]:
-    """A line of the index; with a `reason` the model cannot be asked by this version here."""
+    """Return a line of the index; with a `reason` the model cannot be asked by this version here."""
     return {"name": name, "version": version, "state": UNAVAILABLE if reason else READY, "reason": reason}
 
 

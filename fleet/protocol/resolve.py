@@ -24,12 +24,24 @@ def cohort_place(salt: str, device_id: str) -> int:
 
 
 def in_cohort(salt: str, device_id: str, share_ppm: int) -> bool:
-    """Tell whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶."""
+    """Tell whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶.
+
+    Args:
+        salt: the rollout's.
+        device_id: the device's.
+        share_ppm: parts per million; a million holds every device.
+    """
     return share_ppm >= MILLION or cohort_place(salt, device_id) < share_ppm
 
 
 def spread_delay(version: int, device_id: str, spread_s: int) -> int:
-    """Seconds this device waits after a notify before it looks: sha256(version ":" id) mod spread."""
+    """Return the seconds that a device waits after a notify before it looks: sha256(version ":" id) mod spread.
+
+    Args:
+        version: the channel's, as the notify has it.
+        device_id: the device's.
+        spread_s: the notify's; 0 or less for at once.
+    """
     if spread_s <= 0:
         return 0
     digest = hashlib.sha256(f"{version}:{device_id}".encode()).digest()
@@ -45,13 +57,20 @@ def resolve(
     pin: int | None = None,
     committed: int | None = None,
 ) -> Assignment | None:
-    """The release `device_id` should run of `model`, or None when the channel lacks the model.
+    """Return the release that a device should run of a model, or None when the channel lacks the model.
 
-    Order: a pin, then the first rule that names one of the device's groups, then the rollout's
-    cohort, then the default. A device enters a rollout only from the release it starts from:
-    while `committed` (what the device has committed) differs from both `from` and the rollout's
-    own release, the answer is the default, which is installed first. The hub, which asks for a plan
-    and not for a moment, passes `committed=entry.rollout.from_release`.
+    Order: a pin, then the first rule that names one of the device's groups, then the rollout's cohort, then the
+    default. A device enters a rollout only from the release it starts from: while `committed` differs from both `from`
+    and the rollout's own release, the answer is the default, which is installed first.
+
+    Args:
+        channel: the signed document.
+        model: the model's name.
+        device_id: the device's.
+        groups: opaque ids that the hub told the device.
+        pin: an operator's; None for none.
+        committed: the release that the device has committed. The hub, which asks for a plan and not for a moment,
+            passes `entry.rollout.from_release`.
     """
     entry = channel.models.get(model)
     if entry is None:
@@ -77,9 +96,10 @@ def shadows(
     pin: int | None = None,
     committed: int | None = None,
 ) -> RolloutRef | None:
-    """The rollout whose release the device runs beside what it serves, None when there is none.
+    """Return the rollout whose release the device runs beside the one that it serves, None when there is none.
 
-    That is a device that the rollout could take in, at whatever share, and that has committed what it starts from.
+    It is a device that the rollout could take in, at whatever share, and that has committed the release it starts from.
+    Args as `resolve`.
     """
     entry = channel.models.get(model)
     rollout = entry.rollout if entry is not None else None

@@ -60,7 +60,11 @@ def datatype_of(array: AnyArray) -> str:
 
 
 def count(shape: Sequence[int], subject: str) -> int:
-    """The number of elements of a concrete shape, in Python integers so that it cannot overflow."""
+    """Return the number of elements of a concrete shape, in Python integers so that it cannot overflow.
+
+    Raises:
+        MalformedError: the shape is not concrete, or larger than any memory.
+    """
     if len(shape) > MAX_DIMENSIONS or (shape and min(shape) < 0):
         raise MalformedError(f"tensor {subject!r}: shape {list(shape)} is not a concrete shape", subject=subject)
     elements = math.prod(shape)
@@ -70,7 +74,13 @@ def count(shape: Sequence[int], subject: str) -> int:
 
 
 def from_bytes(data: bytes | memoryview, datatype: str, shape: Sequence[int], name: str) -> AnyArray:
-    """An array over `data`: little-endian, row-major; BYTES as uint32 length and bytes per element.
+    """Read an array over `data`: little-endian, row-major; BYTES as uint32 length and bytes per element.
+
+    Args:
+        data: of the whole tensor.
+        datatype: the protocol's word for it.
+        shape: concrete.
+        name: the tensor's, for messages.
 
     Raises:
         MalformedError: the size does not fit the shape, or the datatype is unknown.
@@ -105,10 +115,14 @@ def to_bytes(array: AnyArray) -> bytes:
 
 
 def from_json(data: Any, datatype: str, shape: Sequence[int], name: str, *, nulls: bool = False) -> AnyArray:
-    """An array from nested or flat JSON numbers, row-major.
+    """Read an array from nested or flat JSON numbers, row-major.
 
-    JSON has no NaN and no infinity; an encoder writes null for them. With `nulls` such an element
-    of a floating-point tensor reads as NaN, otherwise it is refused.
+    Args:
+        data: decoded JSON.
+        datatype: the protocol's word for it.
+        shape: concrete.
+        name: the tensor's, for messages.
+        nulls: null reads as NaN in a floating-point tensor, since JSON has no NaN and no infinity; else it is refused.
 
     Raises:
         MalformedError: wrong kind of values, out of the datatype's range, ragged, or a size that does not fit.
@@ -125,7 +139,11 @@ def from_json(data: Any, datatype: str, shape: Sequence[int], name: str, *, null
 
 
 def to_json(array: AnyArray) -> list[Any]:
-    """The array's elements, flat and row-major, as JSON values."""
+    """Return the array's elements, flat and row-major, as JSON values.
+
+    Raises:
+        MalformedError: a BYTES element is not UTF-8.
+    """
     if array.dtype.kind == "O":
         try:
             return [_as_bytes(item).decode() for item in array.ravel()]

@@ -34,7 +34,14 @@ def class_count(parameters: Mapping[str, Any], output: str) -> int:
 
 
 def in_words(scores: AnyArray, count: int, labels: Mapping[str, Sequence[str]], output: str) -> AnyArray:
-    """The `top_classes` of an output, whose class names are in `labels`; the output itself where `count` is 0."""
+    """Return the `top_classes` of an output; the output itself where `count` is 0.
+
+    Args:
+        scores: the output (n, …).
+        count: classes to name.
+        labels: class names by output.
+        output: its name.
+    """
     return top_classes(scores, count, labels.get(output, ()), output) if count else scores
 
 

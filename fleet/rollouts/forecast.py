@@ -170,7 +170,7 @@ def _stages(
     per_s *= 1.0 if at.traffic.distinct is None else at.traffic.distinct
     had = devices_before = 0
     for stage, devices, pairs in zip(stages, counts, needed, strict=True):
-        # What one device brought alone counts for less beside others: they must bring a verdict of their own.
+        # One device's pairs alone count for less beside others: these must bring a verdict of their own.
         carried = 0 if devices_before == 1 < devices else had
         fresh = 0 if pairs == 0 else max(policy.min_pairs, (pairs or 0) - carried)
         rate = per_s * devices

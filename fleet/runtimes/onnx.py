@@ -69,7 +69,7 @@ class OnnxRuntime:
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
-        # What was checked is what is loaded: not ONNX Runtime's own format, which it would recognise by four bytes.
+        # Load the format that was checked: not ONNX Runtime's own, which it would recognise by four bytes.
         settings.add_session_config_entry("session.load_model_format", "ONNX")
         providers = self._providers(options.device)
         # ONNX Runtime's errors share no public base class; this is the boundary that translates them.
@@ -90,7 +90,7 @@ class OnnxRuntime:
             raise ModelLoadError(f"device {device!r} is not known to onnxruntime", hint="cpu, or cuda:0 and so on")
         if _CUDA not in self._ort.get_available_providers():
             raise ModelLoadError(f"this onnxruntime cannot use {device}", hint="pip install onnxruntime-gpu")
-        # What a CUDA kernel is missing for runs on the CPU, as ONNX Runtime wants it.
+        # Operators without a CUDA kernel run on the CPU, as ONNX Runtime wants it.
         return [(_CUDA, {"device_id": number}), _CPU]
 
 

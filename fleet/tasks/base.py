@@ -103,7 +103,11 @@ class Task(ABC, Generic[A]):
         return ()
 
     def check(self) -> None:
-        """Raise MalformedError unless settings, class names and outputs fit the task."""
+        """Check that settings, class names and outputs fit the task.
+
+        Raises:
+            MalformedError: they do not.
+        """
         for key in self.spec.__struct_fields__:
             given = getattr(self.spec, key) not in (None, "", False)
             if given and key not in self.used | {"name", "agree_at", "confidence"}:
@@ -143,7 +147,11 @@ class Task(ABC, Generic[A]):
         return [np.asarray(row).reshape(-1) for row in self.rows(outputs, self.outputs[0].name)]
 
     def class_of(self, value: object) -> int:
-        """A class by number or name; raises MalformedError."""
+        """Return a class by number or name.
+
+        Raises:
+            MalformedError: there is no such class.
+        """
         if isinstance(value, str) and value in self.class_names:
             return list(self.class_names).index(value)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.class_names):
@@ -152,7 +160,11 @@ class Task(ABC, Generic[A]):
         raise self.wrong(value, f"a number from 0 to {last}, or a class name: {_listed(self.class_names)}")
 
     def number_of(self, value: object) -> float:
-        """A finite number within the interface's range; raises MalformedError."""
+        """Return a finite number within the interface's range.
+
+        Raises:
+            MalformedError: it is none.
+        """
         low, high = self.spec.low, self.spec.high
         try:
             number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -37,7 +37,17 @@ def overlaps(one: Floats, other: Floats) -> Floats:
 
 
 def suppress(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], iou: float) -> list[int]:
-    """Non-maximum suppression: the indices that stay, best first; only boxes of one class suppress each other."""
+    """Suppress boxes that overlap a better one of their class (non-maximum suppression).
+
+    Args:
+        boxes: (k, 4) corners.
+        scores: (k,).
+        classes: (k,) numbers.
+        iou: the overlap beyond which one goes, in [0, 1].
+
+    Returns:
+        The indices that stay, best first.
+    """
     left = [int(place) for place in np.argsort(-scores, kind="stable")]
     over = (overlaps(boxes, boxes) > iou) & (classes[:, None] == classes[None, :])
     kept: list[int] = []

@@ -45,7 +45,11 @@ class Regression(Task[tuple[float, ...]]):
         return within(answer, label, self.spec.tolerance or 0.0)
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
-        """Float64 (n, values)."""
+        """Stack labels as float64 (n, values).
+
+        Raises:
+            MalformedError: they have different numbers of values.
+        """
         rows = [np.asarray(label, np.float64).reshape(-1) for label in labels]
         widths = sorted({row.size for row in rows})
         if len(widths) > 1:
@@ -77,7 +81,11 @@ class AnomalyScore(Task[float]):
     used = frozenset({"threshold"})
 
     def answers(self, outputs: Outputs) -> tuple[float, ...]:
-        """The score of every row."""
+        """Return the score of every row.
+
+        Raises:
+            MalformedError: a row has several numbers.
+        """
         rows = self.first(outputs)
         if any(row.size != 1 for row in rows):
             raise MalformedError(f"an anomaly score is one number, not {rows[0].size}", subject="outputs")
@@ -145,7 +153,7 @@ class Embedding(Task[AnyArray]):
 
 
 def within(one: Any, other: Any, tolerance: float) -> float:
-    """The share of values no further apart than `tolerance`; 0 for different shapes. NaN equals NaN."""
+    """Return the share of values no further apart than `tolerance`; 0 for different shapes. NaN equals NaN."""
     a, b = np.asarray(one, np.float64).reshape(-1), np.asarray(other, np.float64).reshape(-1)
     if a.shape != b.shape:
         return 0.0
