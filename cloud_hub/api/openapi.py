@@ -33,7 +33,7 @@ REF = "#/components/schemas/"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
-# What a caller changes field by field.
+# Documents that a caller changes field by field.
 POLICIES: tuple[type[Struct], ...] = (
     channel.Routing,
     channel.Audit,

@@ -192,7 +192,7 @@ def _stage_database(folder: Path, stage: Path, found: Manifest, now: float) -> N
 
     def change(session: Session) -> None:
         session.execute(sa.update(Device).values(online=False))
-        # What waited to be sent may have been sent since; what waited for an answer has no body any more.
+        # Commands that waited may have been sent since; requests that waited have no body any more.
         session.execute(sa.update(OutboxCommand).where(col(OutboxCommand.sent_at).is_(None)).values(sent_at=now))
         session.execute(sa.delete(AsyncRequest))
         outbox.let_go(session, now)

@@ -57,7 +57,7 @@ def _check(recipe: str, *, as_json: bool) -> None:
 
     cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a check leaves nothing beside the recipe
     try:
-        # What the recipe prints, and the exporters, is no answer of this command.
+        # The output of the recipe and of the exporters is no answer of this command.
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             steps = list(rehearse(load_recipe(recipe), Path(folder)))
     finally:

@@ -159,7 +159,7 @@ def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
             graph.output.append(value)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # What is fused has no value of its own: the graph is run as it is written.
+    # Fused operators have no values of their own: the graph is run as it is written.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(known.SerializeToString(), options, providers=["CPUExecutionProvider"])
     wanted = [value.name for value in session.get_inputs()]

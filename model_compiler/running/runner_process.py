@@ -148,7 +148,7 @@ def _output(tensor: FileTensor, wanted: Wanted) -> Tensor:
         raise ValueError(f"output {tensor.name!r} is no tensor of numbers or text; export the model without it")
     real = tensor.dtype.kind == "f" and not wanted.precise
     real = real or (tensor.dtype.kind in "iu" and tensor.scale != 0.0 and not wanted.raw)
-    # What is no number is looked for where it is known whether the model means it.
+    # NaN and infinity are looked for later, where it is known whether the model means them.
     datatype = "FP32" if real else tensor.datatype
     return Tensor(name=tensor.name, datatype=datatype, shape=tensor.shape or (), finite=False)
 
