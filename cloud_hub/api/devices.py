@@ -10,7 +10,7 @@ from cloud_hub.api.access import Admin, HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
-from cloud_hub.devices import answers, changes, deleting, status
+from cloud_hub.devices import answers, changes, deleting, status, vitals
 from cloud_hub.devices.explain import explain_device
 from cloud_hub.errors import InvalidError
 from cloud_hub.ingest.commands import send_command
@@ -26,7 +26,8 @@ from fleet.api.devices import (
     QueuedCommand,
     SetAsidePage,
 )
-from fleet.api.types import Key
+from fleet.api.types import Int64, Key, Moment
+from fleet.api.vitals import VitalsPage
 
 router = APIRouter(prefix="/api/v1/devices", tags=["devices (operators)"])
 _PAGE = 200
@@ -57,6 +58,19 @@ def show(device_id: KeyPath, hub: HubDep, caller: Viewer) -> DeviceDetail:
 def explain(device_id: KeyPath, hub: HubDep, caller: Viewer) -> ChannelExplanation:
     """Show the release that a device should run of each model of its channel, and the reason."""
     return explain_device(hub, device_id)
+
+
+@router.get("/{device_id}/vitals", responses=errors(404))
+def list_vitals(
+    device_id: KeyPath,
+    hub: HubDep,
+    caller: Viewer,
+    since: Annotated[Moment, Query()] = 0.0,
+    after: Annotated[Int64, Query()] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = _PAGE,
+) -> VitalsPage:
+    """How a device's machine did, hour by hour: those that end after `since` (Unix seconds) and begin after `after`."""
+    return vitals.list_hours(hub, device_id, since=since, after=after, limit=limit)
 
 
 @router.get("/{device_id}/set-aside", responses=errors(404))

@@ -29,6 +29,7 @@ from cloud_hub.store.tables import (
     SampleRow,
     SetAside,
     SpoolCursor,
+    VitalsHourRow,
     WindowRow,
     WindowSum,
 )
@@ -45,6 +46,7 @@ ROWS: tuple[type[SQLModel], ...] = (
     DeviceEvent,
     WindowRow,
     WindowSum,
+    VitalsHourRow,
 )
 KEPT_S = 2 * 86_400.0  # for which the broker's list still names a certificate that has expired (`broker.revocation`)
 NUMBERED = (DeviceEvent, WindowRow)  # whose newest row stays: its number must not be given again
@@ -96,7 +98,7 @@ def _begin(hub: Hub, device_id: str, actor: str) -> bool:
 
 def _forget(session: Session, row: Device, now: float) -> None:
     row.certificate = row.mqtt_password = row.session = ""
-    row.labels, row.pins, row.info, row.sessions = {}, {}, {}, {}
+    row.labels, row.pins, row.info, row.sessions, row.vitals, row.vitals_hour = {}, {}, {}, {}, {}, {}
     row.last_seen_at, row.set_aside = None, 0
     session.add(row)
     ours = col(CertificateRow.device_id) == row.id

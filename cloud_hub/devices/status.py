@@ -41,7 +41,7 @@ SLOWED = (
     " (fleet device revoke) if that is not yours"
 )
 HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions"}
-HIDDEN |= {"quiet_s", "quiet_before_s", "quiet_since"}
+HIDDEN |= {"quiet_s", "quiet_before_s", "quiet_since", "vitals_hour"}
 
 
 class Problem(NamedTuple):

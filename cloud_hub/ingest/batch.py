@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from cloud_hub.ingest import vitals
 from cloud_hub.ingest.aside import Unusable
 from cloud_hub.ingest.clones import Heard, heard, still_cloned
 from cloud_hub.ingest.reading import Numbered, ReadRecord, read_number, read_record, read_status
@@ -23,6 +24,7 @@ from cloud_hub.store.senders import Place, Sender
 from fleet.protocol import topics
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.protocol.messages import Status
+from fleet.protocol.vitals import Vitals
 
 
 class CursorStep(Struct, frozen=True, kw_only=True):
@@ -166,10 +168,17 @@ class Batch:
             self._hear(sender)
             if status.vitals is not None:
                 sender.vitals = {"at": self._now, **msgspec.to_builtins(status.vitals)}
+                self._count_vitals(sender, status.vitals)
             self._look_for_clones(sender, status.instance or status.session)
         elif status.session == sender.session:
             sender.online = False
         self.counts["status"] += 1
+
+    def _count_vitals(self, sender: Sender, told: Vitals) -> None:
+        hour, past = vitals.add(sender.vitals_hour, told, self._now)
+        sender.vitals_hour = msgspec.to_builtins(hour)
+        if past is not None:
+            sender.past_hours[past.begins] = msgspec.to_builtins(past)
 
     def _hear(self, sender: Sender) -> None:
         quiet.heard(sender, self._now, self._hub[topics.shard(sender.id)])

@@ -36,6 +36,7 @@ from cloud_hub.store.tables import (
     DeviceEvent,
     Model,
     Setting,
+    VitalsHourRow,
     WindowRow,
     WindowSum,
 )
@@ -112,6 +113,7 @@ class Compaction(PeriodicService):
             ("hours", lambda: sum_hours(hub, now - kept.hours_days * DAY_S)),
             ("days", lambda: forget_days(hub, now - kept.days_days * DAY_S)),
             ("reports", lambda: forget_reports(hub, now - kept.reports_days * DAY_S)),
+            ("hours of vitals", lambda: forget_vitals(hub, now - kept.hours_days * DAY_S)),
             ("traffic's hours", lambda: traffic.forget(hub, now - kept.days_days * DAY_S)),
             ("rollouts' outcomes", lambda: forget_outcomes(hub, now - kept.reports_days * DAY_S)),
         )
@@ -185,6 +187,15 @@ def forget_reports(hub: Hub, before: float) -> int:
         gone = [number or 0 for number, received_at in oldest if received_at < before]
         session.connection().execute(delete(DeviceEvent).where(bulk.one_of(session, DeviceEvent.id, gone)))
     return len(gone)
+
+
+def forget_vitals(hub: Hub, before: float) -> int:
+    """Delete some hours of machines that began before a moment; returns how many."""
+    with _alone(hub) as session:
+        keys = select(VitalsHourRow.device_id, VitalsHourRow.begins).where(col(VitalsHourRow.begins) < before)
+        rows = [tuple(key) for key in session.exec(keys.order_by(col(VitalsHourRow.begins)).limit(STEP))]
+        bulk.delete(session, VitalsHourRow, ("device_id", "begins"), rows)
+    return len(rows)
 
 
 def forget_outcomes(hub: Hub, before: float) -> int:

@@ -255,6 +255,24 @@ class WindowSum(SQLModel, table=True):
     sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
 
 
+class VitalsHourRow(SQLModel, table=True):
+    """What the heartbeats of a device told of its machine in an hour that is over (fields of `ingest.vitals.Hour`)."""
+
+    __tablename__ = "vitals_hour"
+    __table_args__ = (Index("ix_vitals_hour_begins", "begins"),)  # those that are kept long enough
+
+    device_id: str = Field(primary_key=True)
+    begins: int = Field(primary_key=True)
+    heartbeats: int
+    cpu: float | None = None
+    cpu_most: float | None = None
+    memory: int | None = None
+    memory_free: int | None = None
+    disk: int | None = None
+    disk_free: int | None = None
+    celsius: float | None = None
+
+
 class Traffic(SQLModel, table=True):
     """The counts of the fleet's windows of one release in an hour, which `begins` at that second (`ingest.traffic`).
 

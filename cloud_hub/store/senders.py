@@ -15,7 +15,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from cloud_hub.store import bulk
-from cloud_hub.store.tables import Device, DeviceEvent, SpoolCursor, WindowRow
+from cloud_hub.store.tables import Device, DeviceEvent, SpoolCursor, VitalsHourRow, WindowRow
 from cloud_hub.store.types import document_text
 
 SPOOLS = 32  # cursors per device: a device begins a new spool at each connection, and sends what it left before first
@@ -36,6 +36,7 @@ _READ = (
     Device.quiet_before_s,
     Device.quiet_since,
     Device.vitals,
+    Device.vitals_hour,
 )
 _WRITTEN = (
     "session",
@@ -48,8 +49,11 @@ _WRITTEN = (
     "quiet_before_s",
     "quiet_since",
     "vitals",
+    "vitals_hour",
     "id",
 )
+
+_HOUR = tuple(VitalsHourRow.model_fields)
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class Cursor:
 class Sender:
     """A device as ingest knows and changes it; the names are the columns' of `tables.Device`.
 
-    `info` is the document that it has reported in this batch, if any.
+    `info` is the document that it has reported in this batch, if any; `past_hours` are those of its vitals that were
+    over in it, by when they begin.
     """
 
     id: str
@@ -81,7 +86,9 @@ class Sender:
     quiet_before_s: float
     quiet_since: float
     vitals: dict[str, Any]
+    vitals_hour: dict[str, Any]
     info: dict[str, Any] | None = None
+    past_hours: dict[int, dict[str, Any]] = field(default_factory=dict)
     cursors: dict[str, Cursor] = field(default_factory=dict)
     _dropped: dict[str, int] = field(default_factory=dict)
 
@@ -132,6 +139,12 @@ def keep(session: Session, senders: Iterable[Sender], used: Collection[Place]) -
         if sender.info is not None
     ]
     bulk.update(session, Device, ("info", "problem", "id"), told)
+    hours = [
+        tuple(hour.get(name) for name in _HOUR)
+        for sender in changed
+        for hour in ({"device_id": sender.id, **past} for past in sender.past_hours.values())
+    ]
+    bulk.upsert(session, VitalsHourRow, _HOUR, hours)
     dropped = [(sender.id, spool) for sender in changed for spool in sender.dropped()]
     bulk.delete(session, SpoolCursor, ("device_id", "spool"), dropped)
     cursors = [
@@ -162,5 +175,6 @@ def _row(sender: Sender) -> tuple[Any, ...]:
         sender.quiet_before_s,
         sender.quiet_since,
         document_text(sender.vitals),
+        document_text(sender.vitals_hour),
         sender.id,
     )

@@ -38,6 +38,7 @@ from cloud_hub.store.reported import SetAside as SetAside
 from cloud_hub.store.reported import ShadowEvidence as ShadowEvidence
 from cloud_hub.store.reported import SpoolCursor as SpoolCursor
 from cloud_hub.store.reported import Traffic as Traffic
+from cloud_hub.store.reported import VitalsHourRow as VitalsHourRow
 from cloud_hub.store.reported import WindowRow as WindowRow
 from cloud_hub.store.reported import WindowSum as WindowSum
 from cloud_hub.store.sent_forms import SentForm as SentForm
@@ -102,7 +103,8 @@ class Device(SQLModel, table=True):
     """One agent installation. `pins` maps model to release; `set_aside` counts the messages of it that were;
     `sessions` is what `ingest.clones` remembers of its connections, `quiet_…` what `store.quiet` does of its silences.
     `problem` is the word that `info` has for what is wrong, by which ill devices are found; `vitals` are those of its
-    last heartbeat with the moment `at` which the hub received it, empty without any.
+    last heartbeat with the moment `at` which the hub received it, empty without any, and `vitals_hour` those of its
+    hour so far (`ingest.vitals`).
     """
 
     __table_args__ = (
@@ -137,6 +139,9 @@ class Device(SQLModel, table=True):
     quiet_before_s: float = 0.0
     quiet_since: float = 0.0
     vitals: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False, server_default="{}"))
+    vitals_hour: dict[str, Any] = Field(
+        default_factory=dict, sa_column=Column(Json, nullable=False, server_default="{}")
+    )
 
 
 class CertificateRow(SQLModel, table=True):

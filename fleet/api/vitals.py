@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fleet.api.base import ResponseModel
+from fleet.api.base import Page, ResponseModel
 
 SCARCE = 0.05  # of the memory or the disk: with less, the next download or load fails
 HOT_CELSIUS = 85.0  # from 80 to 85 on most boards run slower to stay whole
@@ -26,12 +26,43 @@ class DeviceVitals(ResponseModel):
     celsius: float | None = None
 
 
+class VitalsHour(ResponseModel):
+    """What the heartbeats of one hour told of a machine; the hour `begins` at that Unix second, by the hub's clock.
+
+    `cpu` is the mean busy share of all its cores in [0, 1], `cpu_most` the highest; `memory_free` and `disk_free` are
+    the fewest bytes that programs could have, of `memory` and `disk` in all; `celsius` is the hottest. Null is what no
+    heartbeat told.
+    """
+
+    begins: int
+    heartbeats: int
+    cpu: float | None = None
+    cpu_most: float | None = None
+    memory: int | None = None
+    memory_free: int | None = None
+    disk: int | None = None
+    disk_free: int | None = None
+    celsius: float | None = None
+
+
+class VitalsPage(Page[VitalsHour]):
+    """Hours in their order; one in which no heartbeat came is not there."""
+
+
 class Ill(NamedTuple):
     """A fault, its consequence, and the remedy."""
 
     what: str
     why: str
     todo: str
+
+
+def hour_in_words(hour: VitalsHour) -> dict[str, str]:
+    """`{"cpu": "12 % busy, 60 % at most", "memory": "0.4 GiB of 1 GiB free", …}`: the worst of what is told."""
+    told = in_words(DeviceVitals(at=hour.begins, **hour.model_dump(exclude={"begins", "heartbeats", "cpu_most"})))
+    if hour.cpu_most is not None and "cpu" in told:
+        told["cpu"] += f", {100 * hour.cpu_most:.0f} % at most"
+    return told
 
 
 def in_words(vitals: DeviceVitals | None) -> dict[str, str]:

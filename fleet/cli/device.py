@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,12 @@ import typer
 from fleet.cli import device_commands, device_samples
 from fleet.cli.device_commands import DeviceArgument
 from fleet.cli.output import Column, moment, note, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, body_of, client_of, parse_pairs
+from fleet.cli.session import JsonFlag, SinceOption, body_of, client_of, parse_pairs, session_of
 from fleet.protocol.bounds import whole_number
 
 if TYPE_CHECKING:
     from fleet.api.devices import DeviceInfo
+    from fleet.api.vitals import VitalsHour
 
 app = typer.Typer(name="device", help="The devices of the fleet.", no_args_is_help=True)
 COLUMNS: list[Column] = [
@@ -87,6 +89,25 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
 
 def _said(words: str, _device: object) -> str:
     return words
+
+
+@app.command("vitals")
+def vitals(context: typer.Context, device: DeviceArgument, since: SinceOption = "30d", json: JsonFlag = False) -> None:
+    """Show how a device's machine did, hour by hour; an hour in which it was not heard is not there.
+
+    Example: fleet device vitals kiosk-7 --since 3d
+    """
+    from fleet.api.vitals import hour_in_words
+
+    session = session_of(context)
+    hours = session.client.device_vitals(device, since=session.since(since))
+    columns: list[Column] = [("hour", lambda hour: moment(hour.begins)), ("heartbeats", "heartbeats")]
+    columns += [(name, partial(_of_hour, name, hour_in_words)) for name in ("cpu", "memory", "disk", "temperature")]
+    print_items(hours, columns, json=json, empty="it told nothing of its machine in that time")
+
+
+def _of_hour(name: str, in_words: Callable[[VitalsHour], dict[str, str]], hour: VitalsHour) -> str:
+    return in_words(hour).get(name, "–")
 
 
 @app.command("set-aside")

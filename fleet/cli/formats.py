@@ -12,7 +12,7 @@ import typer
 
 from fleet.cli.output import as_csv
 
-LISTS = ("list", "rank", "set-aside")  # commands whose answer is one list
+LISTS = ("list", "rank", "set-aside", "vitals")  # commands whose answer is one list
 
 
 class Form(StrEnum):

@@ -17,6 +17,7 @@ from fleet.api.devices import (
     SetAsidePage,
 )
 from fleet.api.tokens import CreatedToken, NewToken, TokenInfo, TokenPage
+from fleet.api.vitals import VitalsHour, VitalsPage
 from fleet.client.calls import Calls, path_of
 
 PAGE = 1000  # devices that the hub gives at most at once
@@ -61,6 +62,11 @@ class DeviceCalls(Calls):
     def device(self, device: str) -> DeviceDetail:
         """One device with its models and last events."""
         return self._get(path_of("devices", device), DeviceDetail)
+
+    def device_vitals(self, device: str, *, since: float = 0.0) -> list[VitalsHour]:
+        """How a device's machine did in each hour that ends after `since` (Unix seconds), the oldest first."""
+        query = [("since", repr(since)), ("limit", str(PAGE))]
+        return list(self._items(path_of("devices", device, "vitals"), VitalsPage, query))
 
     def set_aside(self, device: str) -> list[SetAsideInfo]:
         """The messages of a device that the hub could not take, with their reasons, newest first."""

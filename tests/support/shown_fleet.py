@@ -25,6 +25,7 @@ from cloud_hub.store.tables import (
     RolloutEvent,
     RolloutRow,
     Traffic,
+    VitalsHourRow,
     WindowSum,
 )
 from fleet.protocol.channel import Audit, Channel, ModelEntry
@@ -186,6 +187,15 @@ def _devices(hub: HubFixture, count: int) -> None:
                 memory_bytes=14_000_000,
             )
             keep(session, [row(name_of(number), figures, now)])
+        hour = int(now) // 3600 * 3600
+        for back in (back for back in range(1, 30 * 24) if back % 200 > 12):
+            warm = 48.0 + 9.0 * (back % 24 > 12) + back % 5
+            vitals = {"cpu": 0.2 + 0.01 * (back % 24), "cpu_most": 0.5 + 0.01 * (back % 40), "celsius": warm}
+            vitals |= {"memory": 4 << 30, "memory_free": (1 << 30) + (back << 20), "disk": 32 << 30}
+            free = (1 << 30) + back * (40 << 20)
+            session.add(
+                VitalsHourRow(device_id=name_of(3), begins=hour - 3600 * back, heartbeats=60, disk_free=free, **vitals)
+            )
         for day in range(30):
             requests = 400 + 40 * (day % 7)
             counters = {"requests": requests, "edge": requests - 30, "cloud": 25}

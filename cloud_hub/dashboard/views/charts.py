@@ -1,9 +1,10 @@
-"""Bars over time as shapes that a template draws: the server places them, and the page's script tells local time."""
+"""Bars and lines over time as shapes for a template: the server places them, the page's script tells local time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -11,6 +12,7 @@ from cloud_hub.dashboard.words import iso, moment
 from fleet.protocol.durations import DAY_S
 
 WIDTH, HEIGHT = 640, 170
+NARROW = 340  # of charts that stand side by side
 LEFT, BOTTOM, TOP = 46, 24, 16
 STEPS = (1, 2, 5, 10)
 
@@ -27,6 +29,13 @@ class Bar(Struct, frozen=True, kw_only=True):
     at: str
 
 
+class Curve(Struct, frozen=True, kw_only=True):
+    """What `kind` was over time: `runs` are the points of polylines (`x,y x,y …`), between which it is not known."""
+
+    kind: str
+    runs: list[str]
+
+
 class Tick(Struct, frozen=True, kw_only=True):
     """A mark on an axis: where, its text, and the moment that it stands for."""
 
@@ -36,8 +45,8 @@ class Tick(Struct, frozen=True, kw_only=True):
 
 
 class Chart(Struct, frozen=True, kw_only=True):
-    """A drawing of WIDTH × HEIGHT; `summary` says in words what it shows. Of a `daily` one each column is a day of UTC,
-    which is another day west of Greenwich: its marks name that day in every zone."""
+    """A drawing of `width` × `height`; `summary` says in words what it shows. Of a `daily` one each column is a day of
+    UTC, which is another day west of Greenwich: its marks name that day in every zone."""
 
     bars: list[Bar]
     across: list[Tick]
@@ -45,6 +54,7 @@ class Chart(Struct, frozen=True, kw_only=True):
     kinds: list[str]
     summary: str
     daily: bool = False
+    curves: list[Curve] = []
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -83,6 +93,49 @@ def stacked(
     up = [Tick(place=HEIGHT - BOTTOM - part * top * scale, text=short(part * top)) for part in (0, 0.5, 1)]
     across, daily = _days(begins, ends, step / span_s), span_s >= DAY_S
     return Chart(bars=bars, across=across, up=up, kinds=list(kinds), summary=summary, daily=daily)
+
+
+class Axis(NamedTuple):
+    """The axes of lines: `begins` and `ends` are Unix seconds, `top` where the one that goes up ends at least, and
+    `in_words` how it says a value."""
+
+    begins: int
+    ends: int
+    top: float
+    in_words: Callable[[float], str]
+
+
+def drawn(series: Mapping[str, Mapping[int, float]], axis: Axis, *, span_s: int) -> Chart:
+    """Lines that hold each value for a span of time, and break where there is none.
+
+    Args:
+        series: by its kind, a line's values by the second in which their span begins (Unix).
+        axis: its ends are multiples of the span.
+        span_s: seconds that a value holds.
+    """
+    within = range(axis.begins, axis.ends)
+    shown = {kind: {at: line[at] for at in sorted(line) if at in within} for kind, line in series.items()}
+    values = [value for line in shown.values() for value in line.values()] or [0.0]
+    low = -ceiling(-min(values)) if min(values) < 0 else 0.0
+    high = ceiling(max(values)) if max(values) > axis.top else axis.top
+    step = (NARROW - LEFT) / max(1, (axis.ends - axis.begins) // span_s)
+    floor, scale = HEIGHT - BOTTOM, (HEIGHT - BOTTOM - TOP) / (high - low)
+    curves = []
+    for kind, line in shown.items():
+        runs: dict[int, list[str]] = {}
+        for number, (at, value) in enumerate(line.items()):
+            x, y = LEFT + (at - axis.begins) / span_s * step, floor - (value - low) * scale
+            run = runs.setdefault(at // span_s - number, [])  # the same for spans that follow each other
+            run += [f"{x:.1f},{y:.1f}", f"{x + step:.1f},{y:.1f}"]
+        curves.append(Curve(kind=kind, runs=[" ".join(run) for run in runs.values()]))
+    up = [Tick(place=floor - (at - low) * scale, text=axis.in_words(at)) for at in (low, (low + high) / 2, high)]
+    across = _days(axis.begins, axis.ends, step / span_s)
+    said = [_range(kind, line.values(), axis) for kind, line in shown.items() if line]
+    return Chart(bars=[], across=across, up=up, kinds=list(shown), summary=", ".join(said), curves=curves, width=NARROW)
+
+
+def _range(kind: str, values: Collection[float], axis: Axis) -> str:
+    return f"{kind} {axis.in_words(min(values))} to {axis.in_words(max(values))}"
 
 
 def _days(begins: int, ends: int, scale: float) -> list[Tick]:

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, func, select
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.charts import Chart, stacked
 from cloud_hub.dashboard.views.traffic import KINDS
+from cloud_hub.dashboard.views.vitals import NamedChart, month_of
 from cloud_hub.devices import status
 from cloud_hub.devices.answers import newest_answer
 from cloud_hub.identity.audit_log import list_records
@@ -34,7 +35,7 @@ AT_ONCE = 500  # windows in memory
 class DevicePage(Struct, frozen=True, kw_only=True):
     """One device: what is ill with it by what it said (when that came: `asked_at`), its month, its `samples` by model.
     There were more requests than the month shows before `lacks_before`, where it had too many windows to be read.
-    `machine` is how its machine does, in words by what they are about."""
+    `machine` is how its machine does, in words by what they are about, and `machine_month` how it did in the month."""
 
     device: DeviceDetail
     findings: list[Finding]
@@ -44,6 +45,7 @@ class DevicePage(Struct, frozen=True, kw_only=True):
     audit: list[AuditRecord]
     samples: list[tuple[str, int]]
     machine: dict[str, str]
+    machine_month: list[NamedChart]
 
 
 def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
@@ -54,6 +56,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         counted = select(SampleRow.model, func.count()).where(SampleRow.device_id == device_id)
         samples = session.exec(counted.where(col(SampleRow.deleted_at).is_(None)).group_by(SampleRow.model)).all()
         chart, lacks_before = _month(session, device_id, now) if month else (None, None)
+        charts = month_of(session, status.find_device(session, device_id), now) if month else []
     said: Mapping[str, Any] = answer.data if answer is not None else {}
     return DevicePage(
         device=device,
@@ -64,6 +67,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         audit=list_records(hub, AuditFilter(subject=device_id), limit=AUDIT, newest=True).items,
         samples=[(model, count) for model, count in samples],
         machine=in_words(device.vitals),
+        machine_month=charts,
     )
 
 

@@ -27,6 +27,7 @@ from cloud_hub.store.tables import (
     OutboxCommand,
     SampleRow,
     SpoolCursor,
+    VitalsHourRow,
     WindowRow,
     WindowSum,
 )
@@ -61,6 +62,7 @@ def fill(hub: HubFixture, name: str) -> None:
         device = session.get(Device, name)
         assert device is not None
         device.last_seen_at, device.labels, device.info = hub.clock(), {"site": "berlin"}, {"agent": "1"}
+        device.vitals, device.vitals_hour = {"at": 1.0, "cpu": 0.5}, {"begins": 0, "heartbeats": 1}
         session.add(device)
         session.add(DeviceModel(device_id=name, model="digits", state="committed", active=1))
         session.add(SpoolCursor(device_id=name, spool="s", committed=7))
@@ -69,6 +71,7 @@ def fill(hub: HubFixture, name: str) -> None:
                 DeviceEvent(device_id=name, spool="s", seq=number, at=1.0, received_at=1.0, kind="agent", body={})
             )
             session.add(WindowRow(device_id=name, spool="w", seq=number, body={}, **WINDOW))
+            session.add(VitalsHourRow(device_id=name, begins=3600 * number, heartbeats=60))
             session.add(WindowSum(device_id=name, span_s=3600, begins=3600 * number, windows=1, body={}, **WINDOW))
         session.add(
             SampleRow(
@@ -112,7 +115,7 @@ def test_what_is_known_of_it_goes_and_what_keeps_it_out_stays(fleet: HubFixture)
     revoke(fleet, "cam-1")
     others = rows(fleet, "cam-2")
     done = delete(fleet, "cam-1").json()
-    assert done == {"id": "cam-1", "rows": 15, "samples": 1, "left": False}
+    assert done == {"id": "cam-1", "rows": 19, "samples": 1, "left": False}
     assert set(rows(fleet, "cam-1").values()) == {0} and rows(fleet, "cam-2") == others
     assert listed(fleet) == ["cam-2"]
     for path in ("", "/explain", "/set-aside"):

@@ -80,6 +80,7 @@ def test_an_operator_finds_out_what_is_wrong_and_why(browser: Any, address: str,
         page.get_by_text("3 of 20 vectors differ by more than the tolerance").first.wait_for()
         page.get_by_role("heading", name="Its last month").wait_for()
         page.get_by_role("img", name="Requests of 30 days").locator("rect").nth(30).wait_for()
+        page.get_by_role("img", name="Hottest sensor: temperature 48 °C to 61 °C").locator("polyline").first.wait_for()
         page.get_by_role("link", name="its rollout").click()
         page.get_by_text("Why it halted:").wait_for()
         shows(page.get_by_role("link", name="disk-full"))

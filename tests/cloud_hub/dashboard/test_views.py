@@ -122,9 +122,27 @@ def test_a_device_has_its_month_and_its_findings(fleet: HubFixture) -> None:
     assert [one.what for one in view.findings] == [f"model {MODEL}: selftest-failed"] and view.asked_at is None
     assert view.month is not None and len({bar.x for bar in view.month.bars}) == 30
     assert [entry.action for entry in view.audit] == ["device.change"]
-    assert device_page(fleet.hub, name_of(3), month=False).month is None
+    assert [one.title for one in view.machine_month] == [
+        "Busy share of its cores",
+        "Share that is free",
+        "Hottest sensor",
+    ]
+    without = device_page(fleet.hub, name_of(3), month=False)
+    assert without.month is None and without.machine_month == []
+    assert device_page(fleet.hub, name_of(4), month=True).machine_month == []
     with pytest.raises(NotFoundError):
         device_page(fleet.hub, "none", month=True)
+
+
+def test_lines_break_where_nothing_is_known_and_hold_what_is_below_zero() -> None:
+    axis = charts.Axis(0, 10 * 3600, 50.0, lambda value: f"{value:.0f}")
+    series = {"one": {0: 10.0, 3600: 20.0, 5 * 3600: -3.0, 99 * 3600: 70.0}, "none": {}}
+    found = charts.drawn(series, axis, span_s=3600)
+    one, none = found.curves
+    assert [len(run.split()) for run in one.runs] == [4, 2] and none.runs == []
+    places = [float(point.split(",")[1]) for run in one.runs for point in run.split()]
+    assert places[0] == places[1] > places[2] and min(places) >= charts.TOP and max(places) < found.floor
+    assert [tick.text for tick in found.up] == ["-5", "22", "50"] and found.summary == "one -3 to 20"
 
 
 def test_a_rollout_says_what_it_loses_and_when_it_is_judged(fleet: HubFixture) -> None:

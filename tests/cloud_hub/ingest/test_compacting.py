@@ -21,6 +21,7 @@ from cloud_hub.store.tables import (
     DriftScope,
     InputMonitor,
     MeaningMonitor,
+    VitalsHourRow,
     WindowRow,
     WindowSum,
 )
@@ -86,6 +87,18 @@ def rig(tmp_path: Path, hub_database: str) -> Iterator[Rig]:
     made = make_hub(tmp_path, database=hub_database, start=START // 3600 * 3600)
     yield Rig(made)
     made.hub.engine.dispose()
+
+
+def test_hours_of_machines_go_with_the_hours_of_windows(rig: Rig) -> None:
+    rig.look()
+    kept = int(rig.time()) + 5 * 3600
+    with rig.hub.hub.session() as session:
+        for place in range(2 * compacting.STEP + 7):
+            session.add(VitalsHourRow(device_id=f"d-{place % 9}", begins=kept - 3600 * (place + 1), heartbeats=60))
+        session.add(VitalsHourRow(device_id="d-0", begins=kept, heartbeats=60))
+    rig.pass_days(30 + 5 / 24)
+    rig.look()
+    assert [row.begins for row in rows(rig.hub, VitalsHourRow)] == [kept]
 
 
 def test_windows_become_hours_and_days_and_go_and_nothing_is_counted_twice(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlmodel import select
 
-from cloud_hub.devices import status
+from cloud_hub.devices import status, vitals
 from cloud_hub.ingest.batch import step
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message
@@ -23,11 +23,13 @@ from cloud_hub.store.tables import (
     RolloutRow,
     SetAside,
     SpoolCursor,
+    VitalsHourRow,
     WindowRow,
 )
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import gobackn
 from edge_agent.mqtt.command_verification import accept, decode_keys
+from fleet.api.vitals import VitalsHour
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Receipt, Status, Vitals
@@ -312,15 +314,56 @@ def test_a_heartbeat_says_how_the_machine_does_and_what_does_not_say_it_leaves_i
 
 
 @pytest.mark.parametrize(
-    "vitals", ['"cpu":1.5', '"celsius":1e300', '"memory":18446744073709551615', '"disk":1,"disk_free":2']
+    "told", ['"cpu":1.5', '"celsius":1e300', '"memory":18446744073709551615', '"disk":1,"disk_free":2']
 )
-def test_a_broken_sensor_makes_no_device_look_absent(fleet, vitals):
-    told = b'{"state":"online","session":"one","vitals":{%s,"memory_free":7}}' % vitals.encode()
-    Ingestor(fleet.hub).take([Message(topics.uplink("cam-1", "status"), told)])
+def test_a_broken_sensor_makes_no_device_look_absent(fleet, told):
+    status_of = b'{"state":"online","session":"one","vitals":{%s,"memory_free":7}}' % told.encode()
+    Ingestor(fleet.hub).take([Message(topics.uplink("cam-1", "status"), status_of)])
     assert next(d for d in rows(fleet, Device) if d.id == "cam-1").online
     found = status.detail(fleet.hub, "cam-1").vitals
     assert found is not None and (found.cpu, found.celsius, found.memory, found.disk_free) == (None,) * 4
     assert found.memory_free == 7
+
+
+def test_heartbeats_of_an_hour_are_one_row_and_the_hour_under_way_is_shown(fleet):
+    ingestor, topic, start = Ingestor(fleet.hub), topics.uplink("cam-1", "status"), fleet.clock() // 3600 * 3600
+
+    def beat(at: float, **told: float) -> Message:
+        fleet.clock.now = start + at
+        return Message(topic, encode_json(Status(state="online", session="one", vitals=Vitals(**told))))
+
+    ingestor.take([beat(10, memory=1 << 40, memory_free=900, celsius=-3.0)])  # the first one knows no CPU
+    for at, cpu, free, celsius in ((70, 0.2, 700, 41.0), (130, 0.8, 800, 40.0)):
+        ingestor.take([beat(at, cpu=cpu, memory=1 << 40, memory_free=free, celsius=celsius)])
+    hour = {"begins": int(start), "heartbeats": 3, "cpu": 0.5, "cpu_most": 0.8, "memory": 1 << 40, "memory_free": 700}
+    hour |= {"disk": None, "disk_free": None, "celsius": 41.0}
+    assert [one.model_dump() for one in hours(fleet)] == [hour] and rows(fleet, VitalsHourRow) == []
+    ingestor.take([beat(3 * 3600, cpu=0.1)])
+    ingestor.take([beat(4 * 3600, cpu=1.0)])
+    found = hours(fleet)
+    assert found[0].model_dump() == hour
+    assert [(one.begins - start, one.heartbeats, one.cpu) for one in found[1:]] == [(10800, 1, 0.1), (14400, 1, 1.0)]
+    assert hours(fleet, since=start + 4 * 3600) == found[2:] == hours(fleet, after=int(start) + 10800)
+    part = vitals.list_hours(fleet.hub, "cam-1", since=0, after=0, limit=2)
+    assert part.items == found[:2] and hours(fleet, after=part.next) == found[2:]
+    assert hours(fleet, device="cam-2") == []
+
+
+def test_a_clock_of_the_hub_that_leaps_loses_no_hour(fleet):
+    ingestor, topic = Ingestor(fleet.hub), topics.uplink("cam-1", "status")
+    told = encode_json(Status(state="online", session="one", vitals=Vitals(cpu=0.5)))
+    start = fleet.clock()
+    for leap in (0, 7200, -3600):
+        fleet.clock.now = start + leap
+        ingestor.take([Message(topic, told), Message(topic, told)])
+    begins = int(start // 3600 * 3600)
+    kept = {row.begins: row.heartbeats for row in rows(fleet, VitalsHourRow)}
+    assert kept == {begins: 2, begins + 7200: 2}
+    assert [(one.begins - begins, one.heartbeats) for one in hours(fleet)] == [(-3600, 2), (0, 2), (7200, 2)]
+
+
+def hours(fleet: HubFixture, device: str = "cam-1", since: float = 0.0, after: int = 0) -> list[VitalsHour]:
+    return vitals.list_hours(fleet.hub, device, since=since, after=after, limit=99).items
 
 
 def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(fleet, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.api.vitals import STALE_S, DeviceVitals, ill_of, in_words
+from fleet.api.vitals import STALE_S, DeviceVitals, VitalsHour, hour_in_words, ill_of, in_words
 
 GIB = 1 << 30
 WELL: dict[str, Any] = {
@@ -33,6 +33,12 @@ def test_what_is_told_is_said_and_nothing_else() -> None:
     }
     assert in_words(DeviceVitals(at=1.0, disk_free=900)) == {"disk": "900 B free"}
     assert in_words(None) == {}
+
+
+def test_an_hour_is_said_by_its_worst() -> None:
+    told = {**WELL, "cpu_most": 0.9, "begins": 3600, "heartbeats": 60}
+    assert hour_in_words(VitalsHour(**told))["cpu"] == "12 % busy, 90 % at most"
+    assert hour_in_words(VitalsHour(begins=3600, heartbeats=1, celsius=-4.0)) == {"temperature": "-4 °C"}
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_how_the_machine_does_is_said_and_what_of_it_is_ill(fleet, device, monke
     assert "90 °C" in shown and "machine told:" in shown and "disk" not in shown
 
 
+def test_the_hours_of_a_machine_are_listed_and_none_is_said(fleet, hub, monkeypatch) -> None:
+    monkeypatch.setattr("fleet.cli.session.time.time", lambda: NOW)
+    hour = {"begins": 1_799_996_400, "heartbeats": 60, "cpu": 0.5, "cpu_most": 0.9, "celsius": 61.0}
+    hub.on("GET", f"/devices/d1/vitals?since={NOW - 2 * 86400!r}&limit=1000", {"items": [hour]}, {"items": []})
+    out = fleet("device", "vitals", "d1", "--since", "2d").out
+    assert "50 % busy, 90 % at most" in out and "61 °C" in out and " 60 " in out
+    assert "it told nothing of its machine" in fleet("device", "vitals", "d1", "--since", "2d").err
+
+
 def test_what_is_ill_is_said_with_why_and_what_to_do(fleet, device) -> None:
     reported = {
         "model": "digits",

@@ -1,0 +1,41 @@
+"""How a device's machine did, hour by hour."""
+
+from __future__ import annotations
+
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.devices.status import find_device
+from cloud_hub.store.tables import Device, VitalsHourRow
+from fleet.api.vitals import VitalsHour, VitalsPage
+from fleet.protocol.durations import HOUR_S
+
+
+def list_hours(hub: Hub, device_id: str, *, since: float, after: int, limit: int) -> VitalsPage:
+    """Return hours in their order, the one under way the last.
+
+    Args:
+        hub: the hub.
+        device_id: the device.
+        since: they end after this moment, Unix seconds.
+        after: they begin after this second; an hour's `begins` goes on behind it.
+        limit: at most so many.
+
+    Raises:
+        NotFoundError: there is no such device.
+    """
+    with hub.reading() as session:
+        row = find_device(session, device_id)
+        found = hours(session, row, max(since - HOUR_S, after), limit + 1)
+    return VitalsPage(items=found[:limit], next=found[limit - 1].begins if len(found) > limit else None)
+
+
+def hours(session: Session, row: Device, after: float, limit: int) -> list[VitalsHour]:
+    """Return at most `limit` hours of a device that begin after a moment, the oldest first."""
+    query = select(VitalsHourRow).where(VitalsHourRow.device_id == row.id, col(VitalsHourRow.begins) > after)
+    past = session.exec(query.order_by(col(VitalsHourRow.begins)).limit(limit))
+    found = [VitalsHour.model_validate(hour) for hour in past]
+    current = VitalsHour.model_validate(row.vitals_hour) if row.vitals_hour else None
+    if current is not None and current.begins > after:
+        found = [hour for hour in found if hour.begins != current.begins] + [current]
+    return sorted(found, key=lambda hour: hour.begins)[:limit]
