@@ -45,7 +45,11 @@ def check_backup(folder: Path) -> Manifest:
 
 
 def configuration(folder: Path, directory: Path, chosen: Mapping[str, str]) -> tuple[HubConfig, str]:
-    """The restored hub's configuration and its `hub.toml`: the backup's, where `chosen` changes nothing."""
+    """Return the restored hub's configuration and its `hub.toml`: the backup's, where `chosen` changes nothing.
+
+    Raises:
+        InvalidError: it is not valid.
+    """
     text = (folder / CONFIG).read_text()
     if chosen:
         text = _with_chosen(text, chosen)
@@ -80,7 +84,11 @@ def check_store(config: HubConfig, objects: Objects, found: Manifest, *, replace
 
 
 def check_keys(staged: Path, config: HubConfig, file: Path, objects: Objects) -> None:
-    """InvalidError when a key is another one than the newest signed metadata names, in the backup or in the store."""
+    """Check that every key is the one that the newest signed metadata names, in the backup or in the store.
+
+    Raises:
+        InvalidError: one is another.
+    """
     folder = staged if any(staged.iterdir()) else config.keys_dir
     held = key_files.signers_by_role(key_files.load_online(folder))
     key_files.read_secret(folder)

@@ -43,7 +43,11 @@ def read_own(url: str) -> tuple[bytes, ...]:
 
 
 def refuse_older(given: Iterable[bytes], known: Iterable[bytes], position: int) -> None:
-    """InvalidError when a copy ends before the backup's database and holds nothing that the backup does not."""
+    """Refuse a copy that ends before the backup's database and holds nothing that the backup does not.
+
+    Raises:
+        InvalidError: the copy is such.
+    """
     given = tuple(given)
     last = max((_decoded(line, "the copy").number for line in given), default=0)
     if last < position and set(given) <= set(known):

@@ -102,7 +102,8 @@ def _fill(config: HubConfig, part: Path, passphrase: bytes | None, now: float, s
 
 
 def copy_objects(objects: Objects, part: Path, say: Progress) -> tuple[dict[str, Content], list[str]]:
-    """Copy what the database in `part` names; returns what was copied by its key, and what must be there and is not."""
+    """Copy the objects that the database in `part` names; return their content by key, and the keys of required ones
+    that are missing."""
     with database.opened(part / DATABASE) as session:
         needed, others = list(contents.wanted(session)), list(contents.welcome(session, objects))
     found: dict[str, Content] = {}

@@ -27,7 +27,7 @@ class Sealed(Struct, frozen=True, kw_only=True):
 
 
 def seal(files: dict[str, bytes], passphrase: bytes, random: Callable[[int], bytes] = os.urandom) -> bytes:
-    """`files` (name to bytes) under `passphrase`."""
+    """Seal `files` (name to bytes) under `passphrase`."""
     salt, nonce = random(16), random(12)
     data = AESGCM(_key(passphrase, salt)).encrypt(nonce, msgspec.msgpack.encode(files), None)
     return msgspec.msgpack.encode(Sealed(salt=salt, nonce=nonce, data=data))
@@ -55,7 +55,11 @@ def unseal(data: bytes, passphrase: bytes) -> dict[str, bytes]:
 
 
 def read_keys(directory: Path) -> dict[str, bytes]:
-    """The files of a hub's keys."""
+    """Read the files of a hub's keys.
+
+    Raises:
+        InvalidError: the folder holds more than keys.
+    """
     found = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file()}
     if sum(map(len, found.values())) > LIMIT:
         raise InvalidError(f"{directory} holds more than keys", subject=str(directory), hint="take the rest away")

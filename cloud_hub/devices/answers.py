@@ -16,7 +16,11 @@ NEWEST = 500  # of a device's reports in which an answer is looked for: one that
 
 
 def command_of(hub: Hub, device_id: str, command: str) -> CommandInfo:
-    """A command with its answer, if that is here; NotFoundError for no such device, or no such command to it."""
+    """Return a command with its answer, if that is here.
+
+    Raises:
+        NotFoundError: there is no such device, or no such command to it.
+    """
     with hub.reading() as session:
         find_device(session, device_id)
         row = session.get(OutboxCommand, command)

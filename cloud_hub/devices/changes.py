@@ -50,7 +50,11 @@ def change_device(hub: Hub, device_id: str, wanted: DeviceChanges, *, actor: str
 
 
 def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
-    """End a device's access at once; revoking twice changes nothing. NotFoundError when there is none."""
+    """End a device's access at once; revoking twice changes nothing.
+
+    Raises:
+        NotFoundError: there is no such device.
+    """
     with hub.session() as session:
         row = find_device(session, device_id, lock=True)
         end_access(hub, session, row, actor)

@@ -79,7 +79,7 @@ class HeldIntake:
 
 
 def proven_counter(device_id: str, data: bytes, public: bytes) -> int | None:
-    """The counter of a command that the hub has signed for this device; None when `data` proves none. Pure."""
+    """Return the counter of a command that the hub has signed for this device; None when `data` proves none. Pure."""
     if not data or len(data) > CONTROL_LIMIT:
         return None
     try:

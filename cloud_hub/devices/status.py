@@ -52,7 +52,11 @@ class Problem(NamedTuple):
 
 
 def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
-    """The device (its row locked until the transaction ends, if asked), or NotFoundError, also where it was deleted."""
+    """Return the device, its row locked until the transaction ends, if asked.
+
+    Raises:
+        NotFoundError: there is none, or it was deleted.
+    """
     row = session.get(Device, device_id, with_for_update=lock)
     if row is None or is_gone(row):
         raise NotFoundError(f"no device {device_id!r}", subject=device_id, hint="list them: fleet device list")
@@ -116,7 +120,7 @@ def list_set_aside(hub: Hub, device_id: str) -> list[SetAsideInfo]:
 
 
 def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:
-    """Devices as lists show them, with their models, in the given order."""
+    """Describe devices as lists show them, with their models, in the given order."""
     models: dict[str, list[DeviceModelInfo]] = defaultdict(list)
     ids = [row.id for row in rows]
     statement = select(DeviceModel).where(col(DeviceModel.device_id).in_(ids)).order_by(col(DeviceModel.model))
@@ -153,7 +157,7 @@ def detail(hub: Hub, device_id: str) -> DeviceDetail:
 
 
 def state_of(row: Device, now: float, offline_after_s: float) -> DeviceState:
-    """`revoked`, `online`, or `offline` (said so, or silent for too long)."""
+    """Return the state of a device: `revoked`, `online`, or `offline` (it said so, or is silent for too long)."""
     if row.revoked_at is not None:
         return "revoked"
     heard = row.last_seen_at is not None and now - row.last_seen_at < offline_after_s

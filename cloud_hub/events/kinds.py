@@ -53,7 +53,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def of_rollout(name: str, rollout: str, reason: str, data: dict[str, Any]) -> Event | None:
-    """The event of one step in a rollout's history; None for those that nobody waits for."""
+    """Return the event of one step in a rollout's history; None for a step that nobody waits for."""
     kind = ROLLOUT.get(name)
     if kind is None:
         return None

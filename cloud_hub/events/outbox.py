@@ -110,7 +110,16 @@ def is_due(session: Session, target: str, now: float) -> bool:
 
 
 def claim(session: Session, target: str, owner: str, now: float, *, lasts_s: float, limit: int) -> list[Claimed]:
-    """Take up to `limit` deliveries that are due, the oldest first, for `lasts_s` seconds."""
+    """Take deliveries to a target that are due, the oldest first.
+
+    Args:
+        session: a writing transaction.
+        target: its name.
+        owner: the hub that tries them.
+        now: Unix seconds.
+        lasts_s: seconds after which another hub may take them.
+        limit: at most so many.
+    """
     oldest = select(EventDelivery).where(*_due(target, now)).order_by(col(EventDelivery.next_at)).limit(limit)
     found = list(session.exec(oldest.with_for_update(skip_locked=True)))
     for row in found:
@@ -133,7 +142,20 @@ def postpone(session: Session, target: str, jump_s: float, now: float) -> None:
 def settle(
     session: Session, event: str, target: str, owner: str, verdict: DeliveryState, tried: Mapping[str, Any], now: float
 ) -> bool:
-    """Write down what came of a try; False when the claim had ended and somebody else has it, whose word counts."""
+    """Record the result of a try.
+
+    Args:
+        session: a writing transaction.
+        event: its id.
+        target: its name.
+        owner: the hub that claimed the delivery.
+        verdict: the delivery's new state.
+        tried: the line for its log.
+        now: Unix seconds.
+
+    Returns:
+        False when the claim had ended and somebody else has it, whose result counts.
+    """
     row = session.get(EventDelivery, (event, target), with_for_update=True)
     if row is None or row.owner != owner or row.state != "waiting":
         return False
@@ -154,9 +176,10 @@ def let_go(session: Session, now: float) -> None:
 
 
 def end_removed(session: Session, targets: Collection[str], now: float) -> int:
-    """End what waits for a target that is none of `targets` and that no hub has tried since it was due; how many.
+    """End deliveries to removed targets that no hub has tried since they were due; return their number.
 
-    Another hub may have the target in its `hub.toml` already, or still: it tries what is due, and loses nothing here.
+    Another hub may have such a target in its `hub.toml` already, or still: it tries what is due, and loses nothing
+    here. `targets` are those of this hub.
     """
     gone = (col(EventDelivery.state) == "waiting", col(EventDelivery.target).not_in(list(targets)))
     query = select(EventDelivery).where(*gone, EventDelivery.next_at <= now - UNCLAIMED_S).limit(BATCH)

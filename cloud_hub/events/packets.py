@@ -44,7 +44,7 @@ class Acknowledgement(Struct, frozen=True):
 
 
 def connect(version: int, client_id: str, keepalive_s: int, username: str = "", password: bytes = b"") -> bytes:
-    """CONNECT with a clean session and no will."""
+    """Write CONNECT with a clean session and no will."""
     flags = 0x02 | (0x80 if username else 0) | (0x40 if password else 0)
     properties = b"\x00" if version == V5 else b""
     head = _text("MQTT") + bytes((version, flags)) + keepalive_s.to_bytes(2, "big") + properties
@@ -53,13 +53,17 @@ def connect(version: int, client_id: str, keepalive_s: int, username: str = "", 
 
 
 def publish(version: int, topic: str, payload: bytes, number: int) -> bytes:
-    """PUBLISH at quality of service 1, not retained; version 5 says that it is JSON."""
+    """Write PUBLISH at quality of service 1, not retained; version 5 says that it is JSON."""
     properties = _length(len(_JSON)) + _JSON if version == V5 else b""
     return _packet(0x32, _text(topic) + number.to_bytes(2, "big") + properties + payload)
 
 
 def read(version: int, kind: int, content: bytes) -> Acknowledgement:
-    """The answer in a packet without its fixed head; ValueError when there is none in it."""
+    """Read the answer in a packet without its fixed head.
+
+    Raises:
+        ValueError: there is none in it.
+    """
     if kind not in (CONNACK, PUBACK) or len(content) < 2:
         raise ValueError("its answer is no answer of MQTT")
     if kind == CONNACK:

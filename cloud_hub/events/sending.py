@@ -116,10 +116,18 @@ async def post(
 async def connect(
     place: Address, context: ssl.SSLContext, allow_private: bool, timeout_s: float, resolve: Resolve
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to a checked address of a place, with its certificate verified for the name.
+    """Connect to a checked address of a place, with its certificate verified for the name.
+
+    Args:
+        place: host and port.
+        context: of TLS.
+        allow_private: addresses inside of a network are taken, too.
+        timeout_s: seconds in all.
+        resolve: returns the addresses of a name.
 
     Raises:
-        RefusedError: it must not be connected to. OSError, TimeoutError: it cannot be.
+        RefusedError: it must not be connected to.
+        OSError, TimeoutError: it cannot be.
     """
     addresses = await resolve(place.host, place.port)
     wrong = check_addresses(addresses, allow_private=allow_private)

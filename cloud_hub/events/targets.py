@@ -53,7 +53,17 @@ def open_targets(config: EventsConfig, environment: Mapping[str, str], prefix: s
 def open_target(
     name: str, settings: EventTarget, environment: Mapping[str, str], prefix: str = topics.PREFIX
 ) -> Target:
-    """One target; raises InvalidError."""
+    """Open one target.
+
+    Args:
+        name: in `hub.toml`.
+        settings: its table.
+        environment: variables that may hold its secrets.
+        prefix: of the hub's own topics; events go under it where the target names no topic.
+
+    Raises:
+        InvalidError: a setting is missing, wrong, or cannot be read.
+    """
     subject = f"events.targets.{name}"
     _check_format(subject, settings)
     url = settings.url or _read("url", settings.url_file, settings.url_env, environment, subject)

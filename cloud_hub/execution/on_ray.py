@@ -216,9 +216,10 @@ def drive(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dic
 def connected(
     address: str, wait_s: float, progress: Progress, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[None]:
-    """Connect this process to the cluster at HOST:PORT for the block; NoClusterError when there is none.
+    """Connect this process to the cluster at HOST:PORT for the block. It must be on a machine of the cluster.
 
-    It must be on a machine of the cluster.
+    Raises:
+        NoClusterError: there is none.
     """
     _await_door(address, wait_s, progress, clock)
     import ray

@@ -84,7 +84,11 @@ class Incoming:
         self._sizes, self._total = dict[str, int](), 0
 
     def take(self, piece: Piece) -> None:
-        """Write one piece."""
+        """Write one piece.
+
+        Raises:
+            OverLimitError: more bytes or files come back than may.
+        """
         target = self._target(piece.path)
         known = self._sizes.get(piece.path, 0)
         self._sizes[piece.path] = len(piece.data) + (0 if piece.first else known)

@@ -14,10 +14,16 @@ ALL = AuditFilter()
 
 
 def list_records(hub: Hub, wanted: AuditFilter = ALL, *, after: int = 0, limit: int, newest: bool = False) -> AuditPage:
-    """At most `limit` records in their order, from those after the id `after` on; `newest`: the other way round.
+    """List records in their order.
 
-    What is read is bounded by an index: by the numbers that a time has, by who, what or whose. `after` is 0 for the
-    first page.
+    The reading is bounded by an index: by the numbers that a time has, by actor, action or subject.
+
+    Args:
+        hub: of the log.
+        wanted: the filter.
+        after: an id; only records after it, 0 for the first page.
+        limit: at most so many.
+        newest: the other way round.
     """
     number = col(AuditEntry.id)
     query = select(AuditEntry).where(AuditEntry.at >= wanted.since).limit(limit + 1)

@@ -47,7 +47,12 @@ class Authenticated(Struct, frozen=True):
 
 
 def authenticated(hub: Hub, text: str) -> Authenticated:
-    """Like `caller_of`, for whoever keeps the answer: it holds until its end, or `access_version` rises."""
+    """Authenticate as `caller_of` does, for a caller who keeps the answer: it holds until its end, or `access_version`
+    rises.
+
+    Raises:
+        UnauthenticatedError: the token is not valid.
+    """
     if not (text.isascii() and text.isprintable()):
         raise UnauthenticatedError("the token is not valid", subject="token", hint="copy it whole")
     now = hub.clock()

@@ -36,7 +36,11 @@ class DeviceTokens:
         return self._make(_NONCE, device_id, now + NONCE_LIFE_S)
 
     def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
-        """Raise UnauthenticatedError unless the nonce is ours, this device's and not too old."""
+        """Check that a nonce is ours, this device's and not too old.
+
+        Raises:
+            UnauthenticatedError: it is not.
+        """
         if self._check(_NONCE, nonce, now) != device_id:
             raise _refused("the nonce is another device's")
 
@@ -79,7 +83,16 @@ class DeviceTokens:
 
 
 def check_signature(public_key: str, signature: bytes, message: bytes) -> None:
-    """Raise UnauthenticatedError unless the key (PEM) signed `message`: ECDSA-SHA256, DER."""
+    """Check a signature.
+
+    Args:
+        public_key: PEM.
+        signature: ECDSA-SHA256, DER.
+        message: the signed bytes.
+
+    Raises:
+        UnauthenticatedError: the key did not sign the message.
+    """
     key = serialization.load_pem_public_key(public_key.encode())
     assert isinstance(key, ec.EllipticCurvePublicKey)  # enrolment takes no other kind
     try:

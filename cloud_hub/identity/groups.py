@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 
 def group_id(secret: bytes, key: str, value: str) -> str:
-    """The group of one label."""
+    """Return the group of one label."""
     return "g-" + hmac.new(secret, f"group:{key}={value}".encode(), hashlib.sha256).hexdigest()[:16]
 
 

@@ -42,7 +42,16 @@ class RateLimiter:
         return len(self._buckets)
 
     def take(self, key: str, rate_per_s: float, now: float) -> None:
-        """Count one call; RateError when `key` is over its rate."""
+        """Count one call.
+
+        Args:
+            key: the caller's.
+            rate_per_s: calls per second, of all hubs together.
+            now: Unix seconds.
+
+        Raises:
+            RateError: the caller is over its rate.
+        """
         share = rate_per_s * self._shares.get(key, 1.0)
         burst = max(1.0, share)
         bucket = self._buckets.get(key)

@@ -58,7 +58,11 @@ def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
 
 
 def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
-    """End a token at once; revoking twice changes nothing. NotFoundError when there is none."""
+    """End a token at once; revoking twice changes nothing.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     with hub.session() as session:
         row = tokens.revoke_token(session, token_id, now=hub.clock())
         note(session, TokenEnded(token=token_id))
@@ -67,7 +71,11 @@ def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
 
 
 def delete(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
-    """End a token and take it off the list; the audit log keeps that it was there. NotFoundError when there is none."""
+    """End a token and take it off the list; the audit log keeps that it was there.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     with hub.session() as session:
         row = tokens.delete_token(session, token_id, now=hub.clock())
         note(session, TokenEnded(token=token_id))

@@ -111,7 +111,7 @@ def check_names(session: Session, channel: str, scope: str) -> None:
 
 
 def verify_token(session: Session, text: str, *, now: float) -> Token:
-    """The token behind `el1.<id>.<secret>`.
+    """Return the token behind `el1.<id>.<secret>`.
 
     Raises:
         UnauthenticatedError: unknown, wrong, expired or revoked (the answer does not say which).
@@ -123,7 +123,11 @@ def verify_token(session: Session, text: str, *, now: float) -> Token:
 
 
 def check_secret(row: Token | None, secret: str, *, now: float) -> Token:
-    """`row` when `secret` is its secret and it is in force; compares in constant time."""
+    """Return a token's row if the secret is its own and it is in force; compares in constant time.
+
+    Raises:
+        UnauthenticatedError: it is not.
+    """
     expected = row.secret_hash if row is not None else secret_hash("")
     matches = hmac.compare_digest(expected, secret_hash(secret))
     if row is None or not matches or row.revoked_at is not None:
@@ -139,8 +143,8 @@ def all_tokens(session: Session) -> Sequence[Token]:
 
 
 def working_tokens(session: Session, now: float, most: int) -> tuple[Sequence[Token], int]:
-    """Tokens without those that devices have enrolled by, of which there is one for each: those that still work first,
-    the newest first; and how many tokens are left out."""
+    """List tokens without those that devices have enrolled by, of which there is one for each: those that still work
+    first, the newest first; and the number left out."""
     ended = or_(col(Token.revoked_at).is_not(None), col(Token.expires_at) <= now)
     rows = select(Token).where(Token.device_id == "").order_by(case((ended, 1), else_=0), col(Token.created_at).desc())
     found = session.exec(rows.limit(most)).all()
@@ -148,7 +152,11 @@ def working_tokens(session: Session, now: float, most: int) -> tuple[Sequence[To
 
 
 def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
-    """End a token; revoking twice changes nothing."""
+    """End a token; revoking twice changes nothing.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     row = session.get(Token, token_id, with_for_update=True)  # an enrolment with it comes before or after
     if row is None:
         raise NotFoundError(f"no token {token_id}", subject=token_id, hint="list tokens: fleet token list")
@@ -159,7 +167,11 @@ def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
 
 
 def delete_token(session: Session, token_id: str, *, now: float) -> Token:
-    """End a token and forget it; NotFoundError when there is none."""
+    """End a token and forget it.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     row = revoke_token(session, token_id, now=now)
     session.delete(row)
     return row

@@ -89,7 +89,11 @@ def submit(hub: Hub, asked: QueuedRequest) -> AsyncRequest:
 
 
 def find(hub: Hub, owner: str, model: str, request: str) -> AsyncRequest:
-    """A request of this owner; NotFoundError for anybody else's."""
+    """Return a request of its owner.
+
+    Raises:
+        NotFoundError: there is none of this id, or it is somebody else's.
+    """
     with hub.reading() as session:
         row = session.get(AsyncRequest, request)
     if row is None or (row.owner, row.model) != (owner, model):
@@ -173,7 +177,7 @@ def give_back(hub: Hub, row: AsyncRequest, after_s: float) -> None:
 
 
 def succeed(hub: Hub, row: AsyncRequest, body: bytes, headers: Mapping[str, str]) -> None:
-    """Keep the answer, unless the request is another instance's now, or was forgotten."""
+    """Keep an answer, unless the request is another instance's now, or was forgotten."""
     hub.objects.put(_answer_key(row), body)
     kept = _end(hub, row, state="succeeded", headers=dict(headers), size_bytes=row.size_bytes + len(body))
     if not kept:
@@ -181,7 +185,7 @@ def succeed(hub: Hub, row: AsyncRequest, body: bytes, headers: Mapping[str, str]
 
 
 def fail(hub: Hub, row: AsyncRequest, code: str, error: str) -> None:
-    """Keep why there is no answer; a NUL of the caller's in it is one that PostgreSQL does not keep."""
+    """Keep why there is no answer; a NUL of the caller's in it is replaced, since PostgreSQL takes none."""
     _end(hub, row, state="failed", code=code, error=error[:ERROR_LIMIT].replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 

@@ -148,7 +148,11 @@ class Loaded:
 
 
 def published(hub: Hub, model: str, version: str) -> Published:
-    """A published release; NotFoundError for any other."""
+    """Return a published release, the newest for an empty version.
+
+    Raises:
+        NotFoundError: there is none, or it is not published.
+    """
     query = select(Release).where(Release.model == model, Release.status == "published")
     if version:
         query = query.where(Release.number == (int(version) if VERSION.fullmatch(version) else -1))

@@ -52,7 +52,7 @@ class TracedEndpoint(InferEndpoint):
         gone: Callable[[], bool],
         longest_s: float | None = None,
     ) -> oip.InferResponse:
-        """See InferEndpoint; over gRPC the request begins here, in the trace that its metadata name."""
+        """Answer as InferEndpoint does; over gRPC the request begins here, in the trace that its metadata name."""
         if self._tracer.has_span():
             return await self._in(
                 self._tracer.begin("run"), served, super().infer(served, asked, began, gone, longest_s)

@@ -37,10 +37,15 @@ class CursorStep(Struct, frozen=True, kw_only=True):
 
 
 def step(committed: int, seq: int, base: int) -> CursorStep:
-    """The rule of acceptance. Pure.
+    """Decide by the rule of acceptance. Pure.
 
-    `seq == committed + 1` is next. A lower one is a duplicate. A higher one is dropped, since the
-    device sends it again, unless `base` shows that everything between was given up.
+    `seq == committed + 1` is next. A lower one is a duplicate. A higher one is dropped, since the device sends it
+    again, unless `base` shows that everything between was given up.
+
+    Args:
+        committed: the last number in the database.
+        seq: the record's number.
+        base: the lowest number that the device still has.
     """
     if base > committed + 1:
         lost = base - committed - 1

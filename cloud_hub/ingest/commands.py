@@ -66,7 +66,8 @@ def _forget(session: Session, device_id: str, now: float) -> None:
 
 
 def waiting(hub: Hub, shards: Shards | None = None, limit: int = 100) -> list[tuple[str, str, bytes]]:
-    """Sign what waits in the outbox: (row id, topic, payload); the counters are kept before anything is sent.
+    """Sign the commands that wait in the outbox: (row id, topic, payload); the counters are kept before anything is
+    sent.
 
     Of several hubs each sends to the devices of its `shards`.
     """
@@ -106,7 +107,7 @@ def mark_sent(session: Session, command: str, now: float) -> None:
 
 
 def signed_receipt(hub: Hub, device: Sender, receipt: Receipt) -> Signed:
-    """A receipt as a signed command; raises the device's counter, in the caller's transaction."""
+    """Return a receipt as a signed command; raises the device's counter, in the caller's transaction."""
     args = msgspec.to_builtins(receipt)
     return _signed(hub, device, f"r-{_next_counter(hub, device)}", "receipt", args, hub.clock() + RECEIPT_LIFE_S)
 

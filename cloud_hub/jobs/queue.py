@@ -31,7 +31,19 @@ class LeaseLostError(ConflictError):
 def submit(
     hub: Hub, kind: str, *, model: str = "", payload: dict[str, Any] | None = None, actor: str, alone: bool = False
 ) -> Job:
-    """Queue a job; with `alone` only when none of its kind and model waits or runs (else ConflictError)."""
+    """Queue a job.
+
+    Args:
+        hub: for the clock and the audit log.
+        kind: such as `retrain`.
+        model: the model's name; empty where it is about none.
+        payload: plain JSON, as the kind takes it.
+        actor: as in the audit log.
+        alone: only when none of its kind and model waits or runs.
+
+    Raises:
+        ConflictError: `alone`, and another is under way.
+    """
     job = Job(
         id=f"{int(hub.clock() * 1000):012x}{secrets.token_hex(5)}",
         kind=kind,
@@ -74,9 +86,11 @@ def claim(hub: Hub, owner: str) -> Job | None:
 
 
 def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
-    """Renew the lease and write down step, progress or result.
+    """Renew the lease, and record step, progress or result.
 
-    Raises LeaseLostError, CancelledError.
+    Raises:
+        LeaseLostError: the job belongs to another worker now.
+        CancelledError: somebody has cancelled it.
     """
     with hub.session() as session:
         row = _owned(session, job, owner)
@@ -90,7 +104,11 @@ def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
 
 
 def check(hub: Hub, job: str, owner: str) -> None:
-    """Raise LeaseLostError or CancelledError where `beat` would; changes nothing."""
+    """Check that a job is still its worker's and was not cancelled; changes nothing.
+
+    Raises:
+        LeaseLostError, CancelledError: as in `beat`.
+    """
     with hub.reading() as session:
         row = session.get(Job, job)
     if row is None or row.owner != owner or row.state != "running":
@@ -102,7 +120,19 @@ def check(hub: Hub, job: str, owner: str) -> None:
 def finish(
     hub: Hub, job: str, owner: str, state: str, *, error: str = "", result: dict[str, Any] | None = None
 ) -> None:
-    """End a job; LeaseLostError when it is not ours any more."""
+    """End a job.
+
+    Args:
+        hub: of the job.
+        job: its id.
+        owner: the worker that holds its lease.
+        state: one of `ENDED`.
+        error: in words, where it failed.
+        result: plain JSON, added to the present one.
+
+    Raises:
+        LeaseLostError: it is not ours any more.
+    """
     with hub.session() as session:
         row = _owned(session, job, owner)
         row.state, row.error, row.ended_at, row.owner = state, error, hub.clock(), ""
@@ -115,7 +145,12 @@ def finish(
 
 
 def cancel(hub: Hub, job: str, *, actor: str) -> Job:
-    """End a waiting job at once, a running one at its next step; ConflictError when it has ended."""
+    """End a waiting job at once, a running one at its next step.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ConflictError: it has ended.
+    """
     with hub.session() as session:
         row = session.get(Job, job, with_for_update=True)  # a worker that just claims or ends it comes before or after
         if row is None:
@@ -140,8 +175,14 @@ def get(hub: Hub, job: str) -> Job:
 
 
 def newest(hub: Hub, *, after: str, limit: int, since: float = 0.0) -> list[Job]:
-    """At most `limit` jobs, newest first, from those older than the id `after` on (empty: from the newest), that were
-    queued at `since` (Unix seconds) or later."""
+    """Return jobs, newest first.
+
+    Args:
+        hub: of the jobs.
+        after: an id; only older jobs, empty for all.
+        limit: at most so many.
+        since: Unix seconds; jobs that were queued then or later.
+    """
     query = select(Job).where(Job.created_at >= since).order_by(col(Job.id).desc()).limit(limit)
     if after:
         query = query.where(col(Job.id) < after)
@@ -150,8 +191,8 @@ def newest(hub: Hub, *, after: str, limit: int, since: float = 0.0) -> list[Job]
 
 
 def failed_lately(hub: Hub, since: float, most: int) -> list[Job]:
-    """At most `most` jobs that failed after a moment (Unix seconds), newest first, without those after which another of
-    the same kind and model has succeeded."""
+    """Return jobs that failed after a moment (Unix seconds), newest first and at most `most`, without those after
+    which another of the same kind and model has succeeded."""
     with hub.reading() as session:
         wanted = select(Job).where(Job.state == "failed", col(Job.ended_at) >= since).order_by(col(Job.id).desc())
         failed = session.exec(wanted.limit(most)).all()

@@ -21,7 +21,11 @@ from fleet.protocol.channel import decode_channel
 
 
 def create_job(hub: Hub, wanted: NewJob, *, actor: str) -> Job:
-    """Queue a job of any kind; InvalidError for a kind that is not known, and what the kind's own checks raise."""
+    """Queue a job of any kind.
+
+    Raises:
+        InvalidError: the kind is not known; what the kind's own checks raise comes through.
+    """
     if wanted.kind != "retrain":
         raise InvalidError(f"no kind of job {wanted.kind!r}", subject=wanted.kind, hint="known: retrain")
     return check_retrain(hub, wanted.model, wanted.payload, actor=actor)

@@ -86,7 +86,7 @@ class Stacked:
 
 
 def make_dataset(inputs: Mapping[str, Array], labels: tuple[Any, ...], ids: npt.NDArray[np.str_]) -> Dataset:
-    """A dataset of labels as tasks keep them, None without one; class numbers are kept as 0.1 kept them."""
+    """Make a dataset of labels as tasks keep them, None without one; class numbers are kept as 0.1 kept them."""
     classes = [label if type(label) is int and label >= 0 else -1 for label in labels]  # True is no class
     others = any(label is not None and number < 0 for label, number in zip(labels, classes, strict=True))
     return Dataset(inputs, np.asarray(classes, np.int64), ids, labels if others else ())
@@ -156,7 +156,12 @@ def decode_dataset(data: bytes, *, subject: str) -> Dataset:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Read a snapshot's file."""
+    """Read a snapshot's file.
+
+    Raises:
+        NotFoundError: it is not there.
+        InvalidError: it is damaged.
+    """
     try:
         return decode_dataset(path.read_bytes(), subject=str(path))
     except FileNotFoundError:

@@ -92,7 +92,11 @@ def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMI
 
 
 def judge(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """The child's side: what the check says of each label."""
+    """Judge labels by the owner's check, in the child.
+
+    Raises:
+        InvalidError: the file has no such function.
+    """
     path = Path(arguments["path"])
     spec = importlib.util.spec_from_file_location("_label_check", path)
     assert spec is not None and spec.loader is not None

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     """Freeze a model's samples and labels; the same content gives the same snapshot.
 
-    Raises InvalidError when there are no samples, or none that has the model's inputs.
+    Raises:
+        InvalidError: there are no samples, or none that has the model's inputs.
     """
     rows = store.of_model(hub, model)
     if not rows:
@@ -195,7 +196,12 @@ def _unknown(snapshot: str) -> NotFoundError:
 
 
 def load(hub: Hub, snapshot: str) -> Dataset:
-    """A snapshot's content, checked against its hash."""
+    """Load a snapshot's content, checked against its hash.
+
+    Raises:
+        NotFoundError: there is no such snapshot.
+        InvalidError: its file has changed.
+    """
     with hub.reading() as session:
         row = session.get(Snapshot, snapshot)
     if row is None:

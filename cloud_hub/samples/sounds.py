@@ -43,10 +43,10 @@ def sounds_in(inputs: Sequence[Array], rates: Mapping[str, int]) -> dict[str, tu
 
 
 def sound_of(inputs: Sequence[Array], name: str, rates: Mapping[str, int]) -> bytes | None:
-    """One input as WAV, 16 bits, in its own one or two channels; None where it is no sound.
+    """Return one input as WAV, 16 bits, in its own one or two channels; None where it is no sound.
 
-    Real numbers are full scale at 1.0, integers at the end of their type. What is louder is made quieter as a whole,
-    so that it is not cut off; what is no number is silence.
+    Real numbers are full scale at 1.0, integers at the end of their type. A louder sound is made quieter as a whole, so
+    that it is not cut off; NaN and infinity are silence.
     """
     for array in inputs:
         if array.name == name and name in rates and (table := _table(array)) is not None:

@@ -57,7 +57,11 @@ def commit(hub: Hub, device_id: str, samples: Sequence[Sample]) -> tuple[str, ..
 
 
 def arrays(hub: Hub, row: SampleRow) -> parquet.Arrays:
-    """A sample's inputs and outputs."""
+    """Load a sample's inputs and outputs.
+
+    Raises:
+        NotFoundError: it has lost its data.
+    """
     found = parquet.arrays_of([hub.objects.get(row.path).data]).get(row.id)
     if found is None:
         raise NotFoundError(f"sample {row.id} has lost its data", subject=row.id)
@@ -174,7 +178,7 @@ def delete(hub: Hub, rows: Iterable[SampleRow], *, actor: str) -> int:
 
 
 def export(hub: Hub, model: str, device: str = "") -> bytes:
-    """Every sample of a model (from one device, if given) with its label, as one Parquet file."""
+    """Export every sample of a model (from one device, if given) with its label, as one Parquet file."""
     rows = [row for row in of_model(hub, model) if device in ("", row.device_id)]  # a partition is of one device
     labels = {row.id: (row.label, row.labelled_by) for row in rows if row.label is not None}
     paths = sorted({row.path for row in rows})

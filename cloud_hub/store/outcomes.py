@@ -9,8 +9,8 @@ from cloud_hub.store.tables import RolloutLabel, RolloutRow, RolloutSignals
 
 
 def forget(session: Session, before: float, most: int) -> int:
-    """Delete what one rollout has counted and drawn that ended before a moment (Unix seconds), or is gone: at most
-    `most` labels. Returns 0 when there is no such rollout, else `most`: there may be more."""
+    """Delete the counts and draws of one rollout that ended before a moment (Unix seconds), or is gone: at most
+    `most` labels. Return 0 when there is no such rollout, else `most`: there may be more."""
     alive = or_(col(RolloutRow.ended_at).is_(None), col(RolloutRow.ended_at) >= before)
     kept = exists().where(col(RolloutRow.id) == RolloutSignals.rollout, alive)
     ended = session.exec(select(RolloutSignals.rollout).where(~kept).limit(1)).first()

@@ -11,7 +11,7 @@ CHUNK = 500  # ids in one statement
 
 
 def rows_of(session: Session, wanted: Any, key: Any, ids: Sequence[str] | None) -> Iterator[Any]:
-    """The rows of a statement, or of it those whose column `key` is one of some ids (in parts)."""
+    """Yield the rows of a statement, or of it those whose column `key` is one of some ids (in parts)."""
     if ids is None:
         yield from session.connection().execute(wanted).all()
         return

@@ -82,8 +82,8 @@ def _defaults(row: DriftScope) -> frozenset[int]:
 
 
 def count_lost(session: Session, rows: Iterable[WindowRow], now: float) -> Counter[Key]:
-    """Write down which of some windows, which go now, were not counted by a monitor of their release; returns how many
-    of each."""
+    """Record which of some windows, which go now, were not counted by a monitor of their release; return how many of
+    each."""
     where = places(session)
     found: Counter[Key] = Counter()
     for row in rows:

@@ -42,7 +42,7 @@ def settled(engine: Engine) -> int:
 
 
 def newest(session: Session, model: str, upto: int = LARGEST) -> int:
-    """The number of the model's newest window, of those up to a number; 0 without any."""
+    """Return the number of the model's newest window, of those up to a number; 0 without any."""
     of_it = (WindowRow.model == model, col(WindowRow.id) <= upto)
     return session.exec(select(func.max(WindowRow.id)).where(*of_it)).one() or 0
 
@@ -50,8 +50,8 @@ def newest(session: Session, model: str, upto: int = LARGEST) -> int:
 def sums_before(
     session: Session, model: str, release: int, devices: Collection[str], moment: float, most: int
 ) -> list[WindowSum]:
-    """The newest sums of a release's windows that ended before a moment (Unix seconds): windows themselves are kept for
-    a few days only. Of all devices where none is named."""
+    """Return the newest sums of a release's windows that ended before a moment (Unix seconds): windows themselves
+    are kept for a few days only. Of all devices where none is named."""
     query = select(WindowSum).where(WindowSum.model == model, WindowSum.release == release)
     query = query.where(col(WindowSum.ended_at) <= moment)
     if devices:
