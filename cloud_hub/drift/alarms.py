@@ -21,7 +21,7 @@ BELONGS = 3.0  # log evidence by which a device counts as part of its group's or
 
 
 def open_alarm(session: Session, model: str, release: int) -> Alarm | None:
-    """The open alarm about a release's inputs."""
+    """Return the open alarm about a release's inputs."""
     rows = session.exec(select(Alarm).where(*_open_of(model, release)).order_by(col(Alarm.id)))
     return next((row for row in rows if row.detail.get("kind", KIND) == KIND), None)
 
@@ -29,7 +29,18 @@ def open_alarm(session: Session, model: str, release: int) -> Alarm | None:
 def raise_or_extend(
     session: Session, monitor: DriftMonitor, over: Sequence[Stream], settings: Settings, now: float
 ) -> tuple[Alarm, bool]:
-    """The alarm that names the streams, and whether it is new."""
+    """Raise an alarm that names the streams, or add them to the open one.
+
+    Args:
+        session: a writing transaction.
+        monitor: the release's.
+        over: the streams whose evidence lies over their limits.
+        settings: by which they are watched.
+        now: Unix seconds.
+
+    Returns:
+        The alarm, and whether it is new.
+    """
     alarm, new = open_alarm(session, monitor.model, monitor.release), False
     if alarm is None:
         alarm, new = Alarm(model=monitor.model, release=monitor.release, at=now, status="open", detail={}), True

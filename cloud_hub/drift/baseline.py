@@ -1,14 +1,14 @@
-"""What is usual for one stream: its mean, how its blocks spread, and how long its windows depend on one another. Pure.
+"""The baseline of one stream: its mean, the spread of its blocks, and the length of its windows' dependence. Pure.
 
 A stream is a device, a group of devices or the fleet. Its baseline is a period. `History` keeps the period in bounded
 memory: single windows first, and means over ever longer parts of a day once there are more than fit. `fit` learns the
 dependence from it: the shortest block whose means no longer add up faster than independent ones would (a variance
 ratio). A baseline that covers at least 30 such blocks is *steady*; before that nothing is known about how far the
-stream wanders by itself, and the test is *provisional*: it answers only to what lies far outside of all that was seen,
+stream wanders by itself, and the test is *provisional*: it answers only to windows far outside of all that were seen,
 and promises nothing.
 
-Sources: Lo & MacKinlay, "Stock market prices do not follow random walks" (variance ratios), Review of Financial
-Studies 1, 1988; Carlstein, "The use of subseries values for estimating the variance of a general statistic", Annals of
+Sources: Lo & MacKinlay, "Stock market prices do not follow random walks" (variance ratios), Review of Financial Studies
+1, 1988; Carlstein, "The use of subseries values for estimating the variance of a general statistic", Annals of
 Statistics 14, 1986; Laurent & Massart, "Adaptive estimation of a quadratic functional", Annals of Statistics 28, 2000.
 """
 
@@ -59,7 +59,7 @@ class Baseline:
     count: float
 
     def margin(self, share: float, weights: Floats) -> float:
-        """How far the baseline's own error may lie along its own direction, in standard deviations of a block.
+        """Return how far the baseline's own error may lie along its own direction, in standard deviations of a block.
 
         Args:
             share: of the model's budget that this stream has, in (0, 1].
@@ -133,7 +133,17 @@ def part_s(level: int) -> float:
 
 
 def binned(rows: Floats, at: Floats, sizes: Floats, length_s: float) -> tuple[Floats, Floats, Floats]:
-    """Means over parts of the time, weighted by sizes: rows (n, K), their first moments, and their sizes."""
+    """Compute means over parts of the time, weighted by sizes.
+
+    Args:
+        rows: (n, K).
+        at: (n,) Unix seconds, rising.
+        sizes: (n,) the weights.
+        length_s: of a part.
+
+    Returns:
+        Means (m, K), the first moments of the parts (m,), and their sizes (m,).
+    """
     parts = np.floor(at / length_s)
     first = np.flatnonzero(np.concatenate([[True], parts[1:] != parts[:-1]]))
     summed = np.add.reduceat(sizes, first)
@@ -185,7 +195,7 @@ def _levels(history: History, deviations: Floats, root: Floats) -> Iterator[tupl
 
 
 def variance_ratio(blocks: Floats) -> tuple[float, bool]:
-    """How much more sums of neighbours vary than those of independent blocks, and whether that may be chance.
+    """Compare the variance of sums of neighbours with that of independent blocks, and tell whether chance explains it.
 
     Args:
         blocks: (n, K) deviations from their mean, in order of time.

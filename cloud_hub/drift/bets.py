@@ -19,7 +19,13 @@ NOTHING = (0.0,) * len(STAKES)
 
 
 def bet(logs: tuple[float, ...], share: float, margin: float) -> tuple[float, ...]:
-    """The logarithms of the e-values after one more share; `margin` in (0, 1)."""
+    """Return the logarithms of the e-values after one more share.
+
+    Args:
+        logs: those before, one per stake.
+        share: in [0, 1].
+        margin: the share that is tolerated, in (0, 1).
+    """
     gain = (min(max(share, 0.0), 1.0) - margin) / margin
     return tuple(max(log, 0.0) + math.log1p(stake * max(gain, -1.0)) for log, stake in zip(logs, STAKES, strict=True))
 
@@ -30,5 +36,11 @@ def evidence(logs: tuple[float, ...]) -> float:
 
 
 def limit(budget_days: float, windows_per_day: float, tests: int) -> float:
-    """The evidence that raises an alarm: one false alarm in `budget_days` at most, all devices and tests together."""
+    """Compute the evidence that raises an alarm.
+
+    Args:
+        budget_days: in so many days one false alarm at most.
+        windows_per_day: of all devices together.
+        tests: on each window.
+    """
     return math.log(max(budget_days * windows_per_day * max(tests, 1), 20.0))

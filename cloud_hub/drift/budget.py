@@ -18,5 +18,5 @@ DATA = 1 / 4  # broken data and outliers: equally among releases, and in one amo
 
 
 def days_of(budget_days: float, part: float, releases: int = 1) -> float:
-    """In how many days a part of the budget, shared equally by so many releases, may be spent by each of them."""
+    """Return in how many days each of so many releases may spend an equal share of a part of the budget."""
     return budget_days * max(releases, 1) / part

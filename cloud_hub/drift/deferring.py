@@ -58,7 +58,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
 
 class Judgment(Struct, frozen=True, kw_only=True):
-    """How right the device is, how right both are where the cloud was asked, and whether asking it pays.
+    """The accuracy of the device, that of both where the cloud was asked, and the verdict on asking it.
 
     An estimate is None below `MIN_UNITS` device-hours. `compared` are the samples with both answers, of which
     `only_device` and `only_cloud` were answered right by one alone. `reason` is the verdict in words.

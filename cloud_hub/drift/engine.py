@@ -236,7 +236,7 @@ def _streams(
 
 
 def _facts(target: CheckedRelease, devices: int, slot_s: float, now: float) -> WatchFacts:
-    """What a batch with so many devices knows of the fleet."""
+    """Return the facts about the fleet that hold for a batch with so many devices."""
     watched = target.scope.watched
     return WatchFacts(
         devices=max(target.scope.devices, devices),

@@ -1,5 +1,5 @@
-"""When the baselines of a release begin: with its first windows, when it becomes a default, on request, by policy. What
-windows say of the time before is no part of them."""
+"""The beginning of a release's baselines: with its first windows, when it becomes a default, on request, by policy.
+Windows of the time before are no part of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LATE_S = 7 * 86_400.0  # a window that tells of a time before a new baseline is 
 
 
 def current(hub: Hub, session: Session, target: CheckedRelease, sketch: SketchRef, policy: DriftPolicy) -> DriftMonitor:
-    """The release's monitor, begun anew when it has become a default, or when its baselines are to be renewed.
+    """Return the release's monitor, begun anew when it has become a default, or when its baselines are to be renewed.
 
     Its `epoch` is the target's `since`: it only tells one beginning from another.
     """
@@ -60,8 +60,8 @@ def current(hub: Hub, session: Session, target: CheckedRelease, sketch: SketchRe
 
 
 def _epoch_of(monitor: DriftMonitor, target: CheckedRelease) -> float | None:
-    """Which beginning the monitor is of. An older hub beside this one writes the number of its release instead, which
-    begins nothing."""
+    """Return the beginning that the monitor counts from. An older hub beside this one writes the number of its
+    release instead, which begins nothing."""
     epoch: float | None = monitor.document.get("epoch")
     return target.served.since if epoch == target.release else epoch
 
@@ -78,8 +78,19 @@ def _begin(session: Session, monitor: DriftMonitor, target: CheckedRelease, now:
 def begin_anew(
     hub: Hub, session: Session, monitor: DriftMonitor, *, actor: str, why: str, devices: list[str] | None = None
 ) -> int:
-    """Begin baselines anew, of some devices or of all streams of a release; returns how many. Open alarms about all
-    are closed."""
+    """Begin baselines anew, of some devices or of all streams of a release; then its open alarms are closed.
+
+    Args:
+        hub: for the clock and the audit log.
+        session: a writing transaction.
+        monitor: the release's.
+        actor: as in the audit log.
+        why: in words, kept in the closed alarms.
+        devices: None for all streams.
+
+    Returns:
+        The number of streams.
+    """
     keys = None if devices is None else [("device", name) for name in devices]
     model, release, now = monitor.model, monitor.release, hub.clock()
     count = records.forget(session, model, release, keys)
@@ -98,8 +109,8 @@ def begin_anew(
 
 
 def begun_anew(document: Mapping[str, Any], devices: Iterable[str], now: float) -> dict[str, float]:
-    """When baselines were begun anew on request: since when windows of a device count. It is forgotten after `LATE_S`;
-    a time that lies ahead was written by a clock that ran ahead."""
+    """Return the moments at which baselines were begun anew on request, by device: its windows count from then on. A
+    moment is forgotten after `LATE_S`; one that lies ahead was written by a clock that ran ahead."""
     whole, some = document.get("anew", 0.0), document.get("anew_of", {})
     found = {name: max(whole, some.get(name, 0.0)) for name in devices}
     return {name: at for name, at in found.items() if at and now - at < LATE_S and not lies_ahead(at, now)}

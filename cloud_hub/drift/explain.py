@@ -21,8 +21,8 @@ MEDIAN = SHARES.index(0.5)
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a set of windows answered: counts per class, the confidence histogram over [0, 1], and, where answers are
-    numbers, a summary of each of the first of them."""
+    """The answers in a set of windows: counts per class, the confidence histogram over [0, 1], and, where answers
+    are numbers, a summary of each of the first of them."""
 
     classes: tuple[int, ...] = ()
     confidence: tuple[int, ...] = ()
@@ -57,8 +57,8 @@ def added(parts: Sequence[Summary]) -> Summary:
 
 
 class MovedStreams(Struct, frozen=True, kw_only=True):
-    """What an alarm names: the streams over their limit, of them the `leading` one with its limit; the devices that
-    moved, of how many; and since when (Unix seconds)."""
+    """The subjects of an alarm: the streams over their limit, of them the `leading` one with its limit; the devices
+    that moved, of how many; and the moment since which they have (Unix seconds)."""
 
     streams: Sequence[Stream]
     leading: Stream

@@ -1,4 +1,4 @@
-"""Which features moved? Pure: what windows said of their inputs before an alarm's moment, and after it.
+"""The features that moved. Pure: summaries of inputs before an alarm's moment are compared with those after it.
 
 Each figure's mean after the move is compared with that before it, in spreads of before (of rows, not of windows); so is
 its spread, and the share of values that are NaN. Named are those that moved most. It explains an alarm and raises none.

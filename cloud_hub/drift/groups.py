@@ -26,7 +26,7 @@ def among(labels: Collection[Mapping[str, str]]) -> tuple[str, ...]:
 
 
 def of_devices(session: Session, devices: Iterable[str], known: Iterable[str]) -> dict[str, list[str]]:
-    """The groups, of the known ones, that each of some devices belongs to."""
+    """Return the groups, of the known ones, that each of some devices belongs to."""
     rows = session.exec(select(Device.id, Device.labels).where(col(Device.id).in_(sorted(set(devices)))))
     wanted = set(known)
     return {device: [name for name in names_of(labels) if name in wanted] for device, labels in rows}

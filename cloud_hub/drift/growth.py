@@ -1,10 +1,10 @@
-"""Which features only grow, or only fall: counters, clocks, odometers, what is left of something. Pure.
+"""Features that only grow, or only fall: counters, clocks, odometers, the rest of a supply. Pure.
 
-No baseline says what is usual of such a feature: each new value lies beyond all that was seen. It is told from how the
-means of a device's windows follow one another over its first period: nearly all steps go one way (a counter that is set
-back now and then included), or they lie on a line. A sensor that ages, or one that follows the day, does neither. One
-device of many whose feature does is odd by itself, and goes on being judged; a feature that does so on half of the
-devices is of that kind.
+No baseline holds for such a feature: each new value lies beyond all that were seen. It is recognised by how the means
+of a device's windows follow one another over its first period: nearly all steps go one way (a counter that is set back
+now and then included), or they lie on a line. A sensor that ages, or one that follows the day, does neither. One device
+of many whose feature does is odd by itself, and goes on being judged; a feature that does so on half of the devices is
+of that kind.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Climb(Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> float:
-        """How closely the means follow time: the size of their correlation."""
+        """The closeness of the means to a line in time: the size of their correlation."""
         if self.steps < BLOCKS:
             return 0.0
         at, value, squares, times, products = (total / self.steps for total in self.sums)
@@ -54,12 +54,12 @@ class Climb(Struct, frozen=True, kw_only=True):
 
     @property
     def grows(self) -> bool:
-        """Whether it only grows, or only falls, as far as its windows say."""
+        """True if it only grows, or only falls, as far as its windows tell."""
         return self.steps >= BLOCKS and (self.one_way >= ONE_WAY or self.line >= LINE)
 
     @property
     def hopeless(self) -> bool:
-        """Whether enough was seen to say that it does not, and will not."""
+        """True if enough was seen to rule out that it only grows or falls."""
         return self.steps >= BLOCKS and self.one_way < HOPELESS and self.line < HOPELESS
 
 

@@ -29,7 +29,7 @@ KINDS = (QUALITY, OUTLIERS)
 
 
 class InputFinding(Struct, frozen=True, kw_only=True):
-    """What an alarm says of one device; `place` and `problem` as in `quality.Key`, `since` in Unix seconds."""
+    """An alarm's finding about one device; `place` and `problem` as in `quality.Key`, `since` in Unix seconds."""
 
     device: str
     what: str
@@ -43,7 +43,7 @@ class InputFinding(Struct, frozen=True, kw_only=True):
 def broken(
     device: str, key: Key, track: Track, names: Mapping[str, Sequence[str]], told: Mapping[str, Told]
 ) -> InputFinding:
-    """What an alarm says of a problem."""
+    """Return an alarm's finding about a problem."""
     return InputFinding(
         device=device,
         what=quality.words(key, track.now, names, told),
@@ -56,7 +56,7 @@ def broken(
 
 
 def outlying(device: str, found: Outliers) -> InputFinding:
-    """What an alarm says of a device's outliers."""
+    """Return an alarm's finding about a device's outliers."""
     share, normal = found.now or 0.0, found.normal or 0.0
     what = f"{100 * share:.0f} % of the inputs are outlying, {100 * normal:.0f} % at most in an hour of its record"
     return InputFinding(device=device, what=what, share=share, since=found.since)
@@ -65,7 +65,19 @@ def outlying(device: str, found: Outliers) -> InputFinding:
 def raise_or_extend(
     hub: Hub, session: Session, monitor: InputMonitor, kind: str, found: Sequence[InputFinding], limit: float
 ) -> tuple[int, list[int]]:
-    """Say what was found, in the open alarm of its kind or in a new one; the alarm's number, once more if it is new."""
+    """Record findings in the open alarm of their kind, or in a new one.
+
+    Args:
+        hub: for the clock and the audit log.
+        session: a writing transaction.
+        monitor: the release's.
+        kind: of the alarm.
+        found: none changes nothing.
+        limit: the evidence (log e-value) that they are over.
+
+    Returns:
+        The alarm's number, 0 for none, and the numbers of new alarms.
+    """
     if not found:
         return 0, []
     alarm = _open(session, monitor.model, monitor.release, kind)
@@ -97,7 +109,7 @@ def accept(session: Session, alarm: Alarm) -> None:
 
 
 def watched(monitor: InputMonitor) -> tuple[str, str]:
-    """How data quality and outliers of a release are watched, in words: what is not watched is said."""
+    """Describe the watch over data quality and outliers of a release, in words; a part that is not watched is named."""
     facts = msgspec.convert(monitor.document, InputMonitorState)
     if not facts.windows:
         return "not watched: no window yet", "not watched: no window yet"

@@ -1,4 +1,4 @@
-"""What is kept of a model's inputs and of each device's: documents of `input_monitor` and `input_watch`. Pure."""
+"""The records of a model's inputs and of each device's: documents of `input_monitor` and `input_watch`. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloud_hub.drift.quality import Key, Problem
 
 
 class Track(Struct, frozen=True, kw_only=True):
-    """What is held against one problem of a device. `accepted` is what an operator has let pass."""
+    """The evidence on one problem of a device. `accepted` is the share that an operator has let pass."""
 
     logs: tuple[float, ...] = bets.NOTHING
     since: float = 0.0

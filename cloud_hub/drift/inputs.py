@@ -36,7 +36,7 @@ TRACKS = 256  # of one device that something may be held against
 
 
 def step(hub: Hub, target: CheckedRelease, manifest: Manifest, policy: DriftPolicy) -> list[int]:
-    """Count the release's new windows; returns the numbers of new alarms."""
+    """Count the release's new windows; return the numbers of new alarms."""
     model, release, upto = target.model, target.release, target.upto
     with hub.reading() as session:
         known = session.get(InputMonitor, (model, release))
@@ -76,7 +76,7 @@ def _new_windows(session: Session, monitor: InputMonitor, upto: int, most: int) 
 
 
 class Shared(Struct, frozen=True, kw_only=True):
-    """What the releases of a model have in common: their policy, and how many of them share its budget."""
+    """The settings that the releases of a model share: their policy, and how many of them share its budget."""
 
     policy: DriftPolicy
     releases: int
@@ -181,7 +181,8 @@ class Counted:
         return windows < self._policy.baseline_windows or self._now - begun < self._policy.baseline_s
 
     def _habit(self, device: DeviceInputs, name: str) -> tuple[float, int]:
-        """How much of it is usual, by the device's own first windows or by the worst hour of all, and by how many."""
+        """Return the usual share, by the device's own first windows or the worst hour of all, and the windows that
+        tell it."""
         habits = [(device.own.get(name, 0.0) / max(device.learnt, 1), device.learnt)]
         for hour, total in self._facts.usual.get(name, {}).items():
             habits.append((total / max(self._facts.hours[int(hour)], 1), self._facts.hours[int(hour)]))

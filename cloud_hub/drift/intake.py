@@ -30,15 +30,15 @@ class Times(Struct, frozen=True, kw_only=True):
     earliest: Mapping[str, float]
 
     def of(self, row: WindowRow) -> float:
-        """When a window ended: by the device's clock where that can be true, else the moment of its receipt."""
+        """Return when a window ended: by the device's clock where that can be true, else the moment of its receipt."""
         if lies_ahead(row.ended_at, self.now) or not row.ended_at >= self.earliest.get(row.device_id, 0.0):
             return self.now
         return row.ended_at
 
 
 def late(row: WindowRow, enrolled: float, anew: float) -> bool:
-    """Whether a window is of the time before its device's baseline was begun anew (Unix seconds). One that ended before
-    the device was enrolled has a wrong clock, and is of now."""
+    """Tell whether a window is of the time before its device's baseline was begun anew (Unix seconds). One that
+    ended before the device was enrolled has a wrong clock, and is of now."""
     return enrolled <= row.ended_at < anew
 
 
@@ -57,7 +57,7 @@ def basis_of(rows: Sequence[WindowRow]) -> Basis | None:
 
 
 def seen_in(rows: Sequence[WindowRow], basis: Basis, times: Times) -> list[SeenWindow]:
-    """The windows in their order; one that cannot be read is left out, and said."""
+    """Read windows in their order; one that cannot be read is left out, and logged."""
     read = list(_means(rows, 4 * len(basis.directions)))
     if not read:
         return []
@@ -69,7 +69,7 @@ def seen_in(rows: Sequence[WindowRow], basis: Basis, times: Times) -> list[SeenW
 
 
 def slot_of(ends: Iterable[tuple[str, float, float]]) -> float | None:
-    """How long after a window a device's next one usually ends, in seconds: what devices are gathered over.
+    """Return the usual seconds from one window of a device to its next: the time over which devices are gathered.
 
     Args:
         ends: of windows in the order in which they came: the device, when the window began and when it ended (Unix

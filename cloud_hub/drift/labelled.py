@@ -1,4 +1,4 @@
-"""How right a model's devices and its cloud are by people's labels, read from the samples of its releases in use."""
+"""The accuracy of a model's devices and its cloud by people's labels, read from the samples of its releases in use."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ FARTHEST = 4.0  # spreads: nothing lies farther away
 
 
 class LeftOut(Struct, frozen=True, kw_only=True):
-    """What a monitor leaves out, as `input_state.feature_text`, and how in `words`; `places` of the input `tensor` are
-    left, with their `centres` and `scales`."""
+    """The features that a monitor leaves out, as `input_state.feature_text`, and the reason in `words`; `places` of
+    the input `tensor` are left, with their `centres` and `scales`."""
 
     names: tuple[str, ...]
     words: str
@@ -62,21 +62,21 @@ class LeftOut(Struct, frozen=True, kw_only=True):
 
 
 class SketchedInput(Struct, frozen=True):
-    """What is known of the sketched input: how it is told, and what its features are called."""
+    """The sketched input: the plan of its figures, and the names of its features."""
 
     told: Told
     names: Mapping[str, Sequence[str]]
 
 
 def concerns(session: Session, model: str, release: int, policy: DriftPolicy) -> bool:
-    """Whether a release leaves anything out, or has done so."""
+    """Tell whether a release leaves anything out, or has done so."""
     row, monitor = session.get(InputMonitor, (model, release)), session.get(DriftMonitor, (model, release))
     grown = row is not None and row.document.get(LEFT_OUT)
     return bool(policy.left_out or grown or (monitor is not None and monitor.document.get(LEFT_OUT)))
 
 
 def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> SketchedInput | None:
-    """What is known of a release's sketched input; None where nobody says which it is, or what it holds.
+    """Return a release's sketched input; None where nothing tells which it is, or its content.
 
     Raises:
         HubError: the encoder is not there now.
@@ -92,7 +92,7 @@ def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> SketchedInput |
 
 
 def read(monitor: DriftMonitor) -> LeftOut | None:
-    """What a monitor leaves out; None of one that is watched by its sketch."""
+    """Read the features that a monitor leaves out; None of one that is watched by its sketch."""
     found = monitor.document.get(LEFT_OUT)
     return msgspec.convert(found, LeftOut) if found else None
 
@@ -132,7 +132,7 @@ def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: SketchedInp
 
 
 def seen_in(rows: Sequence[WindowRow], left: LeftOut, basis: Basis, times: Times) -> list[SeenWindow]:
-    """The windows that say what the features held, in their order."""
+    """Read the windows that tell the features' values, in their order."""
     found = []
     for row in rows:
         summary = next((one for one in _summaries(row) if one.name == left.tensor and one.rows), None)
@@ -159,7 +159,7 @@ def _point(table: Floats, left: LeftOut) -> Floats:
 def _left_out(
     session: Session, monitor: DriftMonitor, known: SketchedInput, wanted: tuple[str, ...], words: str
 ) -> LeftOut | None:
-    """What is left, by the newest windows; None where none of them says it."""
+    """Return the features that are left, by the newest windows; None where none of them tells it."""
     tensor = known.told.tensor
     gone = {feature_of(name)[1] for name in wanted}
     places = tuple(place for place in range(len(known.told.names)) if place not in gone)

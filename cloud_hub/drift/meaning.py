@@ -107,8 +107,8 @@ class Stretches(Struct, frozen=True, kw_only=True):
 
 
 class Making(Struct, frozen=True, kw_only=True):
-    """What a record that goes on is made from: `shares` of units, the same by stretches of each of `SPANS`, and the
-    times of the first and the last unit (Unix seconds)."""
+    """A record in the making: `shares` of units, the same by stretches of each of `SPANS`, and the times of the
+    first and the last unit (Unix seconds)."""
 
     shares: Sum = Sum()
     stretches: tuple[Stretches, ...] = (Stretches(),) * len(SPANS)
@@ -127,7 +127,7 @@ class Making(Struct, frozen=True, kw_only=True):
 
     @property
     def days(self) -> int:
-        """How many whole days are over, of which there are units."""
+        """The number of whole days that are over, of which there are units."""
         return min(self.stretches[-1].means.count, int(max(self.last - self.first, 0.0) // DAY_S))
 
     @property
@@ -139,13 +139,13 @@ class Making(Struct, frozen=True, kw_only=True):
 
     @property
     def beyond(self) -> float:
-        """How stretches differ among one another beyond chance, as a standard deviation."""
+        """The difference of stretches among one another beyond chance, as a standard deviation."""
         return max(some.beyond(self.shares.variance) for some in self.stretches)
 
 
 class FirstAgreement(Struct, frozen=True, kw_only=True):
-    """What the release did at first: its mean agreement over `units` of `audits` in all; `per_day` is how many units
-    came in a day, `spread` their standard deviation. `making`: while it goes on; None once it is frozen."""
+    """The release's record from its beginning: its mean agreement over `units` of `audits` in all; `per_day` is how
+    many units came in a day, `spread` their standard deviation. `making`: while it goes on; None once it is frozen."""
 
     mean: float
     margin: float
@@ -222,10 +222,18 @@ def count(track: Track, unit: Unit, enough: int, margin: float = LEAST) -> Track
 
 
 def delay(track: Track, budget_days: float, drop: float = DROP, margin: float = LEAST) -> tuple[float, float] | None:
-    """After how many audits, and days, a lasting drop of the agreement is found, on average, at the rate of the record.
+    """Return after how many audits, and days, a lasting drop is found, on average, at the record's rate.
 
-    Shares are taken for those of so many audits, right or wrong, as their spread says. None where there is no record,
-    or where its margin hides the drop.
+    A unit's share is taken for that of so many audits, right or wrong, as their spread tells.
+
+    Args:
+        track: of the release.
+        budget_days: in so many days one false alarm at most.
+        drop: of the agreement, in (0, 1).
+        margin: the policy's least.
+
+    Returns:
+        None where there is no record, or where its margin hides the drop.
     """
     record = track.record.held(margin) if track.record is not None else None
     if record is None or record.least <= 0 or not record.spread:

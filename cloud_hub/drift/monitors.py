@@ -73,7 +73,7 @@ def list_monitors(hub: Hub, model: str) -> list[MonitorInfo]:
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """What stands of a release in one line: `words` say who serves it, or why it is not watched."""
+    """The state of a release in one line: `words` name the devices that it serves, or why it is not watched."""
 
     model: str
     release: int
@@ -113,7 +113,12 @@ def _unwatched(found: scope.Scope, release: int) -> str:
 
 
 def list_alarms(hub: Hub, *, unclosed: bool = False, most: int | None = None) -> list[AlarmInfo]:
-    """All alarms, newest first; those that are not closed, and at most so many, if that is asked for."""
+    """List alarms, newest first.
+
+    Args:
+        unclosed: leaves out closed ones.
+        most: at most so many; None for all.
+    """
     rows = select(Alarm).order_by(col(Alarm.id).desc()).limit(most)
     rows = rows.where(Alarm.status != "closed") if unclosed else rows
     with hub.reading() as session:
@@ -162,7 +167,14 @@ def close_alarm(hub: Hub, alarm: int, *, actor: str, usual: bool = False) -> Ala
 
 
 def list_streams(hub: Hub, model: str, release: int, kind: str, limit: int) -> list[StreamInfo]:
-    """A model's streams, or those of one release (0: all), those with most evidence first."""
+    """List a model's streams, those with most evidence first.
+
+    Args:
+        model: the model's name.
+        release: 0 for every release that is watched.
+        kind: `device`, `group` or `fleet`; empty for any.
+        limit: at most so many.
+    """
     found: list[DriftStream] = []
     evidence, names = col(DriftStream.evidence).desc(), (col(DriftStream.kind), col(DriftStream.name))
     with hub.reading() as session:
@@ -214,7 +226,16 @@ def describe(
     policy: DriftPolicy,
     budget_days: float,
 ) -> MonitorInfo:
-    """A release's monitors as the API shows them, without their sketches; `budget_days` of each track of answers."""
+    """Describe a release's monitors as the API shows them, without their sketches.
+
+    Args:
+        key: model and release.
+        inputs: the monitor of its streams, if it has one.
+        answers: the monitor of its accuracy, likewise.
+        leading: the stream with most evidence.
+        policy: the model's.
+        budget_days: of each track of answers.
+    """
     rows = [row for row in (inputs, answers) if row is not None]
     told = partial(_agreement, budget_days=budget_days, margin=policy.margin)
     watched = truth.read(answers) if answers is not None else None
@@ -280,7 +301,7 @@ def _leading(session: Session, model: str, release: int) -> DriftStream | None:
 
 
 def _counts(session: Session, model: str) -> tuple[dict[Key, dict[str, int]], dict[Key, float]]:
-    """How many devices of each release are in which state, and when the newest window of each ended."""
+    """Count the devices of each release in each state, and return when the newest window of each release ended."""
     row, last_at = DriftStream, func.max(DriftStream.last_at)
     rows = select(row.model, row.release, row.state, func.count(), last_at)  # type: ignore[call-overload]
     rows = rows.where(row.kind == "device", *((row.model == model,) if model else ()))

@@ -36,7 +36,12 @@ class Outliers(Struct, frozen=True, kw_only=True):
 
 
 def count(found: Outliers, share: float, started: float, ended: float, *, first: int, period_s: float) -> Outliers:
-    """Count one window: towards the record until that has `first` windows and `period_s` seconds, then against it."""
+    """Count one window: towards the record until that has `first` windows and `period_s` seconds, then against it.
+
+    Args:
+        share: of its inputs that are outlying, in [0, 1].
+        started: Unix seconds, like `ended`.
+    """
     now = share if found.now is None else found.now + LAST * (share - found.now)
     begun = started if found.begun is None else found.begun
     found = replace(found, now=now, begun=begun, windows=found.windows + 1)
@@ -58,5 +63,5 @@ def margin(found: Outliers) -> float:
 
 
 def accept(found: Outliers) -> Outliers:
-    """What an operator has closed an alarm about is normal from now on."""
+    """Take as normal from now on the share about which an operator has closed an alarm."""
     return replace(found, normal=max(found.normal or 0.0, found.now or 0.0), logs=bets.NOTHING, alarm=0)

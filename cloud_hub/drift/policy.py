@@ -1,4 +1,4 @@
-"""How a model's drift is watched: the `drift` part of the model's policy."""
+"""The settings by which a model's drift is watched: the `drift` part of the model's policy."""
 
 from __future__ import annotations
 

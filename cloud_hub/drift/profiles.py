@@ -1,4 +1,4 @@
-"""What a release was trained on, as its manifest names it."""
+"""The profile of the data that a release was trained on, as its manifest names it."""
 
 from __future__ import annotations
 

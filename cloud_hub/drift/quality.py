@@ -50,7 +50,7 @@ WHOLE = -1  # the place of what is said of an input as a whole
 
 
 class Key(NamedTuple):
-    """What is watched of one device: a problem of an input, or of the figure at `place` of it."""
+    """The subject of one watch on a device: a problem of an input, or of the figure at `place` of it."""
 
     tensor: str
     place: int
@@ -67,7 +67,7 @@ class ProblemShare(NamedTuple):
 def seen_in(
     inputs: Sequence[InputSummary], requests: int, plan: Sequence[Told], profile: TrainingProfile | None
 ) -> dict[Key, ProblemShare]:
-    """What one window shows.
+    """Return the problems that one window shows, with their shares.
 
     Args:
         inputs: the window's summaries.
@@ -130,7 +130,8 @@ def _nan(
 
 
 def _constant(told: Told, table: Floats, usual: Floats | None) -> Iterator[tuple[Key, ProblemShare]]:
-    """What never varied in training is no sensor, and what has no finite value is NaN."""
+    """Yield inputs that do not vary. One that never varied in training is no sensor; one without finite values is
+    NaN."""
     still = table[:, SPREAD] <= 1e-6 * np.maximum(np.abs(table[:, MEDIAN]), 1e-12)
     varies = usual[:, SPREAD] > 0 if usual is not None else np.ones(len(table), bool)
     if told.kind != "values":
@@ -160,7 +161,7 @@ def _unit(told: Told, table: Floats, usual: Floats) -> Iterator[tuple[Key, Probl
 
 
 def times(middle: float, usual: Floats) -> float:
-    """How many times as large a median is as the training data's."""
+    """Return how many times as large a median is as the training data's."""
     return abs(middle) / abs(float(usual[MEDIAN]))
 
 
@@ -170,8 +171,13 @@ def _other(middle: float, usual: Floats) -> bool:
 
 
 def share_below(quantiles: Floats, value: float, *, least: bool = True) -> float:
-    """The share of rows below a value, as far as the five quantiles `figures.SHARES` say: the least that it can be, or,
-    without `least`, the largest."""
+    """Return the share of rows below a value, as far as the five quantiles `figures.SHARES` tell.
+
+    Args:
+        quantiles: (5,) values.
+        value: in their unit.
+        least: the least that it can be; else the largest.
+    """
     count = int((quantiles < value).sum() if least else (quantiles <= value).sum())
     if count == 0:
         return 0.0
@@ -181,7 +187,7 @@ def share_below(quantiles: Floats, value: float, *, least: bool = True) -> float
 
 
 def words(key: Key, share: float, names: Mapping[str, Sequence[str]], told: Mapping[str, Told]) -> str:
-    """A finding for people, as in `input 'x', temperature: 31 % NaN or infinite`."""
+    """Describe a finding to people, as in `input 'x', temperature: 31 % NaN or infinite`."""
     what = f"input {key.tensor!r}"
     if key.place != WHOLE:
         what += f", {feature_name(key.tensor, key.place, names, told)}"
@@ -195,7 +201,7 @@ def words(key: Key, share: float, names: Mapping[str, Sequence[str]], told: Mapp
 
 
 def feature_name(tensor: str, place: int, names: Mapping[str, Sequence[str]], told: Mapping[str, Told]) -> str:
-    """What a figure is called: by the data's own name, else by the protocol's (`brightness`), else by its place."""
+    """Return the name of a figure: the data's own, else the protocol's (`brightness`), else its place."""
     own = names.get(tensor, ())
     if place < len(own):
         return own[place]

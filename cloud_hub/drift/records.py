@@ -30,7 +30,7 @@ AT_ONCE = 500  # names in one statement
 
 
 def load(session: Session, model: str, release: int, devices: Iterable[str]) -> dict[Key, Stream]:
-    """The streams of these devices, and all groups and the fleet."""
+    """Load the streams of these devices, and all groups and the fleet."""
     query = select(DriftStream).where(*_of(model, release))
     rows = list(session.exec(query.where(col(DriftStream.kind) != "device")))
     names = sorted(devices)
@@ -42,20 +42,20 @@ def load(session: Session, model: str, release: int, devices: Iterable[str]) -> 
 
 
 def most_moved(session: Session, model: str, release: int, most: int) -> list[Stream]:
-    """The devices with most evidence."""
+    """Load the device streams with most evidence."""
     query = select(DriftStream).where(*_of(model, release), DriftStream.kind == "device")
     rows = session.exec(query.order_by(col(DriftStream.evidence).desc()).limit(most))
     return [stream for row in rows if (stream := read(row)) is not None]
 
 
 def named_by(session: Session, model: str, alarm: int) -> list[Stream]:
-    """The streams that an open alarm names; one of an earlier version may name those of several releases."""
+    """Load the streams that an open alarm names; one of an earlier version may name those of several releases."""
     rows = session.exec(select(DriftStream).where(DriftStream.model == model, DriftStream.alarm == alarm))
     return [stream for row in rows if (stream := read(row)) is not None]
 
 
 def with_evidence(session: Session, model: str, release: int, alarm: int) -> list[Stream]:
-    """The streams of a release that have some evidence, and those that an alarm names."""
+    """Load the streams of a release that have some evidence, and those that an alarm names."""
     some = and_(DriftStream.release == release, or_(col(DriftStream.alarm) != 0, col(DriftStream.evidence) > 0.0))
     rows = select(DriftStream).where(DriftStream.model == model, or_(some, DriftStream.alarm == alarm))
     return [stream for row in session.exec(rows) if (stream := read(row)) is not None]
@@ -87,7 +87,7 @@ def save(session: Session, model: str, streams: Iterable[Stream], settings: Sett
 
 
 def forget(session: Session, model: str, release: int, keys: Sequence[Key] | None = None) -> int:
-    """Begin some streams anew, or all of a release; returns how many there were."""
+    """Delete some streams, or all of a release, so that they begin anew; return their number."""
     statement = delete(DriftStream).where(*_of(model, release))
     if keys is not None:
         some = [(col(DriftStream.kind) == kind) & (col(DriftStream.name) == name) for kind, name in keys]
@@ -98,14 +98,14 @@ def forget(session: Session, model: str, release: int, keys: Sequence[Key] | Non
 
 
 def forget_release(session: Session, model: str, release: int) -> None:
-    """Forget all that was watched of a release."""
+    """Forget all streams and monitors of a release."""
     for table in (DriftStream, DriftMonitor, MeaningMonitor, InputWatch, InputMonitor):
         ours = (col(table.model) == model, col(table.release) == release)
         session.connection().execute(delete(table).where(*ours))
 
 
 def forget_left(session: Session, model: str, before: float) -> None:
-    """Forget what was watched on devices that do not serve the release any more, and have said nothing of it since a
+    """Forget the streams of devices that do not serve the release any more, and have sent nothing of it since a
     moment (Unix seconds): each release that a device has had would keep some."""
     serves = select(DeviceModel.device_id).where(DeviceModel.model == model)
     streams = delete(DriftStream).where(col(DriftStream.model) == model, col(DriftStream.kind) == "device")
@@ -131,7 +131,7 @@ def forget_revoked(session: Session, model: str) -> None:
 
 
 def open_slots_anew(session: Session, model: str, release: int) -> None:
-    """Groups and the fleet gather devices over another time from now on: what is gathered is of the one before."""
+    """Open the slots of groups and the fleet anew: they gather devices over another time from now on."""
     rows = select(DriftStream).where(*_of(model, release), DriftStream.kind != "device")
     for row in session.exec(rows):
         stream = read(row)

@@ -1,4 +1,4 @@
-"""What follows an alarm: devices are asked for samples, and with the labels that come of them a retrain starts.
+"""The response to an alarm: devices are asked for samples, and with the labels that come of them a retrain starts.
 
     asked        samples are asked for; the policy starts no retrain
     collecting   labels of samples from after the shift are awaited: as many as the policy says, or its deadline
@@ -43,7 +43,7 @@ ENDS = {"succeeded": "retrained", "failed": "failed", "cancelled": "cancelled"}
 
 
 class Labels(Struct, frozen=True):
-    """What is on the hub of a release's samples from after a shift."""
+    """The number of a release's samples from after a shift on the hub, and of those with a label."""
 
     samples: int
     labelled: int
@@ -106,7 +106,7 @@ def follow(hub: Hub) -> None:
 
 
 def collected(session: Session, model: str, release: int, since: float) -> Labels:
-    """Samples of a release, and how many are labelled, that devices recorded and the hub received after a moment."""
+    """Count the samples of a release, and the labelled ones, that were recorded and received after a moment."""
     after = (SampleRow.model == model, SampleRow.release == release, col(SampleRow.deleted_at).is_(None))
     times = (SampleRow.at >= since, SampleRow.received_at >= since)  # by both clocks: one of them may be wrong
     samples, labelled = session.exec(
@@ -159,7 +159,7 @@ def _count(session: Session, row: AlarmResponse, now: float) -> None:
 
 
 def _missing(model: str, found: Labels, wanted: int, *, late: bool) -> str:
-    """What keeps the retrain from starting, in words; empty when nothing does."""
+    """Return what keeps the retrain from starting, in words; empty when nothing does."""
     if found.labelled >= wanted:
         return ""
     words = f"{found.labelled} of {wanted} labels of samples from after the shift"

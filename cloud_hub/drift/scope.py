@@ -1,5 +1,5 @@
-"""Which releases of a model are watched: each that is some channel's default, and each that devices serve or are pinned
-to, as in a staged rollout or a fleet that is half upgraded.
+"""The releases of a model that are watched: each that is some channel's default, and each that devices serve or are
+pinned to, as in a staged rollout or a fleet that is half upgraded.
 
     watched ⇄ unused → ended, or left out
 
@@ -69,8 +69,8 @@ class Ended(Struct, frozen=True):
 
 
 class Scope(Struct, frozen=True, kw_only=True):
-    """What is watched of a model, and what is not; `devices` run it in all, `at` is when that was looked up. `defaults`
-    are those of all channels, watched or left out."""
+    """The releases of a model that are watched, and those that are not; `devices` run it in all, `at` is when that
+    was looked up. `defaults` are those of all channels, watched or left out."""
 
     at: float = 0.0
     defaults: tuple[int, ...] = ()
@@ -119,7 +119,7 @@ def defaults_of(session: Session) -> dict[str, frozenset[int]]:
 
 
 def read(session: Session, model: str) -> Scope | None:
-    """What is watched of a model, as it was looked up; None before the first look."""
+    """Read the scope of a model, as it was looked up; None before the first look."""
     row = session.get(DriftScope, model)
     return msgspec.convert(row.document, Scope) if row is not None else None
 
@@ -131,7 +131,7 @@ def read_all(session: Session, model: str = "") -> dict[str, Scope]:
 
 
 def look(hub: Hub, model: str, defaults: Collection[int]) -> Scope:
-    """What is watched of a model now; what has ended meanwhile is closed."""
+    """Look up the scope of a model now, and close releases that have ended meanwhile."""
     now = hub.clock()
     with hub.reading() as session:
         known = read(session, model)
@@ -160,7 +160,7 @@ def look(hub: Hub, model: str, defaults: Collection[int]) -> Scope:
 
 
 def _found(session: Session, model: str, defaults: Collection[int], before: Scope | None, now: float) -> Scope:
-    """Who serves what; reads the reports of all devices that run the model."""
+    """Find the releases that devices serve; reads the reports of all devices that run the model."""
     query = select(Device.labels, Device.pins, Device.last_seen_at, DeviceModel.active)
     running = query.join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
     devices = session.exec(running.where(DeviceModel.model == model, col(Device.revoked_at).is_(None))).all()

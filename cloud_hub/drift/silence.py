@@ -1,9 +1,9 @@
-"""Whether a monitor hears anything. Pure.
+"""Tells whether a monitor hears anything. Pure.
 
-A monitor without windows keeps its last state, and no evidence is no health: once nothing that counts has come for long
-enough, it is silent, since when it last heard. That is by the hub's clock and by what came, so no device's clock
-matters. Unless the policy says how long, it is a baseline's period, at most a day, since whatever is usual within it is
-a night and no silence; and never less than some times what lies between two windows of a device.
+A monitor without windows keeps its last state, and no evidence is no health: once no window that counts has come for
+long enough, it is silent, since when it last heard. That is by the hub's clock and by what came, so no device's clock
+matters. Unless the policy sets the time, it is a baseline's period, at most a day, since a pause that is usual within
+it is a night and no silence; and never less than some times the pause between two windows of a device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def after_s(policy: DriftPolicy, slot_s: float) -> float:
 
 
 def since(document: Mapping[str, Any], policy: DriftPolicy, now: float) -> float | None:
-    """When a monitor heard something last (Unix seconds), if that is too long ago; else None.
+    """Return when a monitor heard something last (Unix seconds), if that is too long ago; else None.
 
     Args:
         document: the monitor's own. One of an earlier version does not say it before the engine's next look.

@@ -1,4 +1,4 @@
-"""How often devices send windows: over such a time groups gather them."""
+"""The interval at which devices send windows: over such a time groups gather them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ ANOTHER = 1.25  # times longer or shorter: devices are gathered over another tim
 
 
 def learn_slot(session: Session, monitor: DriftMonitor, now: float) -> None:
-    """Devices may send windows more seldom or more often than in the beginning: groups gather them accordingly. What
-    is too rare among the newest windows of the model stays as it was."""
+    """Learn how often devices send windows, since that may change: groups gather them over such a time.
+
+    A release that is too rare among the model's newest windows keeps its time.
+    """
     document = monitor.document
     if not monitor.basis or 0 <= now - document.get("slot_at", 0.0) < LEARNT_S:
         return

@@ -38,7 +38,7 @@ SUSPICION = 1.0  # log evidence of the provisional bet
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model's streams are watched.
+    """The settings by which a model's streams are watched.
 
     `period_s` is a baseline's least length, `first` how many windows make a provisional one; at most one false alarm in
     `budget_days`. `weights` (K,) are the basis's; `least` is the least effect that matters, a distance.
@@ -90,19 +90,19 @@ class Stream:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from the model's other streams."""
+        """The key that tells it from the model's other streams."""
         return self.kind, self.name
 
     @property
     def state(self) -> State:
-        """Where its baseline stands."""
+        """The state of its baseline."""
         if self.bank is None:
             return "waiting"
         return "steady" if self.bank.steady[0] else "provisional"
 
     @property
     def made(self) -> Made:
-        """What its baseline is made of."""
+        """The source of its baseline."""
         if self.bank is None:
             return ""
         if self.state == "provisional":
@@ -116,8 +116,8 @@ class Stream:
 
     @property
     def distance(self) -> float:
-        """How far it has moved, by the bet with most evidence or by its last windows, without what those show of noise:
-        a root of a squared maximum mean discrepancy, in the directions that are watched."""
+        """The distance that it has moved, by the bet with most evidence or by its last windows, less their noise: a
+        root of a squared maximum mean discrepancy, in the directions that are watched."""
         if self.bank is None:
             return 0.0
         bet, _ = self._leading()
@@ -134,14 +134,15 @@ class Stream:
 
     @property
     def margin(self) -> float | None:
-        """What a distance is held against: before it is steady, how far is far; then one deviation of a block."""
+        """The margin that a distance is held against: how far is far, and once it is steady one deviation of a
+        block."""
         if self.bank is None:
             return None
         usual = np.sqrt(max(float(np.trace(self.bank.covariance[0])), 0.0))
         return float(usual if self.state == "steady" else self.bank.far[0])
 
     def in_first_period(self, settings: Settings) -> bool:
-        """Whether its baseline is made of the first windows of a period that is not over."""
+        """Tell whether its baseline is made of the first windows of a period that is not over."""
         return self.own and self.history is not None and self.next_fit_s <= settings.period_s
 
     def limit(self, settings: Settings) -> float:
@@ -156,7 +157,7 @@ class Stream:
 
 
 def new_stream(kind: Kind, name: str, release: int, share: float, dims: int) -> Stream:
-    """A stream that has seen nothing."""
+    """Return a stream that has seen nothing."""
     return Stream(kind=kind, name=name, release=release, share=share, history=History(dims))
 
 
@@ -226,14 +227,14 @@ def borrow(stream: Stream, group: Stream, settings: Settings, at: float) -> None
 
 
 def expected_at(stream: Stream, at: float) -> tuple[Floats | float, float]:
-    """What a stream's week says of a time (Unix seconds): an offset (K,) from its baseline's mean, and a doubt."""
+    """Return the week's expectation at a time (Unix seconds): an offset (K,) from the baseline's mean, and a doubt."""
     return (0.0, 0.0) if stream.shape is None else stream.shape.at(at)
 
 
 def learn_week(stream: Stream, row: Floats, at: float, settings: Settings) -> None:
-    """Let a window (K,) at its own time join what is known of the week, and take the week for the baseline once it
-    explains what moves: all that was held against the stream is nothing then. While an alarm is open or due a window is
-    kept aside, until an operator says whether it was usual (`watch_again`)."""
+    """Let a window (K,) at its own time join the week, and take the week for the baseline once it explains the
+    moves: then the stream's evidence is nothing. While an alarm is open or due a window is kept aside, until an
+    operator says whether it was usual (`watch_again`)."""
     if stream.shape is not None or stream.bank is None or not stream.own:
         return
     bank, week = stream.bank, stream.week or Week(len(row))

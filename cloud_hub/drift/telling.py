@@ -1,4 +1,4 @@
-"""What is said of an alarm when it is raised or says more: in the audit log, and to whoever is told of events."""
+"""The news of an alarm when it is raised or grows: in the audit log, and to the receivers of events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloud_hub.store.tables import Alarm
 
 
 def tell(hub: Hub, session: Session, alarm: Alarm, *, new: bool) -> None:
-    """Write it down in the caller's transaction; people are told of `new` alarms only, which say more on request."""
+    """Record an alarm in the caller's transaction; people are told of `new` ones only, which tell more on request."""
     session.flush()
     reason = str(alarm.detail["reason"])
     said = {"reason": reason, "release": alarm.release}

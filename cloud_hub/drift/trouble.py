@@ -21,7 +21,7 @@ Key = tuple[str, int]  # model and release
 
 
 class Failures:
-    """What failed in one look: `tried` says how often windows were to be counted."""
+    """The failures of one look: `tried` says how often windows were to be counted."""
 
     def __init__(self) -> None:
         self.tried = 0
@@ -29,7 +29,7 @@ class Failures:
         self.words: dict[Key, str] = {}
 
     def run(self, key: Key, what: str, step: Callable[[], object], *, counts: bool = True) -> bool:
-        """Do something for a release; whether it succeeded. What fails is no trouble of the others."""
+        """Run a step for a release; return whether it succeeded. A failure of one is no trouble of the others."""
         self.tried += counts
         try:
             step()
@@ -78,7 +78,7 @@ def note(hub: Hub, failed: Mapping[Key, str], looked_at: Collection[Key]) -> Non
 
 
 def words_of(session: Session) -> dict[Key, str]:
-    """What there is to say, by model and release."""
+    """Return the words about each trouble, by model and release."""
     found = {}
     for row in session.exec(select(DriftTrouble).order_by(col(DriftTrouble.model), col(DriftTrouble.release))):
         since = datetime.fromtimestamp(row.since, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,11 +1,11 @@
-"""How right a model's answers are, from what the hub holds: audits in windows, and labels of randomly drawn samples.
+"""The accuracy of a model's answers, by the hub's evidence: audits in windows, and labels of randomly drawn samples.
 
 A sample that was kept because it was uncertain, disagreeing or outlying says nothing about the usual request, so only
 those that were drawn at random count. Labels outrank the auditor: both are shown, each held to its own record. Another
 auditor is another judge: each has a record of its own, and comes back to it, so that a change of the auditor, or two at
-once on two channels, is no change of the devices. A device can name whom it likes as its auditor: only those count that
-a channel names, or has named. Groups of devices by their labels are watched beside the whole; all
-share one budget of false alarms.
+once on two channels, is no change of the devices. A device can name any release as its auditor: only those count that a
+channel names, or has named. Groups of devices by their labels are watched beside the whole; all share one budget of
+false alarms.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Watched(Struct, frozen=True, kw_only=True):
 
 
 class Name(NamedTuple):
-    """What a track is about: `auditor` is 0 of labels, `group` empty of all devices."""
+    """The subject of a track: `auditor` is 0 of labels, `group` empty of all devices."""
 
     source: str
     auditor: int
@@ -73,7 +73,7 @@ class Name(NamedTuple):
 
 
 class News(Struct, frozen=True, kw_only=True):
-    """What came about a release since its monitor was last stepped: `labels` stand after the place `after`."""
+    """The evidence about a release since its monitor was last stepped: `labels` stand after the place `after`."""
 
     target: CheckedRelease
     after: tuple[float, str]
@@ -81,7 +81,7 @@ class News(Struct, frozen=True, kw_only=True):
 
 
 def look(hub: Hub, target: CheckedRelease, manifest: Manifest) -> News | None:
-    """What there is to count; None where there is nothing. Samples are fetched here, where no transaction waits."""
+    """Gather the evidence to count; None where there is none. Samples are fetched here, where no transaction waits."""
     if manifest.named_task is None:
         return None
     with hub.reading() as session:
@@ -100,7 +100,7 @@ def look(hub: Hub, target: CheckedRelease, manifest: Manifest) -> News | None:
 
 
 def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm | None:
-    """Count what came since the last step about a release; returns a new alarm."""
+    """Count the news about a release; return a new alarm, if one is raised."""
     target = news.target
     lock_name(session, f"drift:{target.model}")
     monitor = _current(session, target, hub.clock())
@@ -144,7 +144,7 @@ def read(monitor: MeaningMonitor) -> Watched:
 
 
 def budget_of(watched: Watched, policy: DriftPolicy, releases: int) -> float:
-    """In how many days each track may raise one false alarm, where so many releases are watched."""
+    """Return in how many days each track may raise one false alarm, where so many releases are watched."""
     tracks = 2 + len(watched.others) + len(watched.grouped)
     return budget.days_of(policy.budget_days, budget.ANSWERS, releases) * tracks
 
@@ -177,7 +177,7 @@ def watch_again(session: Session, model: str, release: int) -> None:
 
 
 def _skip_what_came(session: Session, monitor: MeaningMonitor) -> None:
-    """What came while the alarm was open belongs to it, and raises no other."""
+    """Skip the evidence that came while the alarm was open: it belongs to that alarm, and raises no other."""
     windows = select(func.max(WindowRow.id)).where(
         WindowRow.model == monitor.model, WindowRow.release == monitor.release
     )
@@ -200,7 +200,7 @@ def _current(session: Session, target: CheckedRelease, now: float) -> MeaningMon
 
 
 def _with_auditors(session: Session, model: str, watched: Watched) -> Watched:
-    """Whom channels name as their auditors; what any other has said, by a device's own word, is dropped."""
+    """Take the auditors that channels name; results of any other, by a device's own word, are dropped."""
     entries = [decode_channel(row.document).models.get(model) for row in session.exec(select(ChannelRow))]
     now = sorted({entry.audit.auditor for entry in entries if entry is not None and entry.audit.auditor is not None})
     kept = [number for number in watched.named if number not in now][-AUDITORS:]

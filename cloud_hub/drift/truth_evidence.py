@@ -1,4 +1,4 @@
-"""What a release's answers can be held against: windows with audits, and labels of samples drawn at random."""
+"""The evidence on a release's answers: windows with audits, and labels of samples drawn at random."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Judged(Struct, frozen=True, kw_only=True):
 
 
 def uncounted_windows(session: Session, monitor: MeaningMonitor, upto: int, most: int) -> Sequence[Any]:
-    """The release's windows that are not counted yet: what the count needs of them, without their sketches."""
+    """Return the release's windows that are not counted yet: the columns that the count needs, without sketches."""
     rows = (
         select(WindowRow.id, WindowRow.device_id, WindowRow.ended_at, WindowRow.body)
         .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
@@ -62,7 +62,7 @@ def uncounted_labels(session: Session, monitor: MeaningMonitor) -> list[SampleRo
 
 
 def right_by(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | None]:
-    """How right the device's own answer to each sample is, by its label; None where nothing says it."""
+    """Return how right the device's own answer to each sample is, by its label; None where nothing tells it."""
     if task.name == "classification":  # the answer stands in the row
         return [task.right(row.prediction, row.label) for row in rows]
     wanted = {row.id for row in rows}

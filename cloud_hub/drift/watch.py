@@ -37,8 +37,8 @@ class SeenWindow(Struct, frozen=True, kw_only=True):
 
 
 class WatchFacts(Struct, frozen=True, kw_only=True):
-    """What a watch knows: how many `devices`, `groups` and `releases` of the model share the budget, the `release`
-    whose streams these are, how long a group's window is (`slot_s`), and the time (Unix seconds)."""
+    """The facts that a watch knows: how many `devices`, `groups` and `releases` of the model share the budget, the
+    `release` whose streams these are, how long a group's window is (`slot_s`), and the time (Unix seconds)."""
 
     devices: int
     groups: int
@@ -199,7 +199,7 @@ def _set_back(stream: Stream, now: float) -> None:
 
 
 def _visits(stream: Stream) -> list[float]:
-    """When the open visits of its weeks begin (Unix seconds)."""
+    """Return when the open visits of its weeks begin (Unix seconds)."""
     return [float(week.open[0]) * SLOT_S for week in (stream.week, stream.aside) if week is not None and week.open[1]]
 
 

@@ -103,12 +103,13 @@ class Week:
 
     @property
     def weeks(self) -> float:
-        """How often a slot that was seen at all was visited."""
+        """The mean number of visits to the slots that were seen at all."""
         seen = self.visits > 0
         return float(self.visits[seen].mean()) if seen.any() else 0.0
 
     def add(self, deviation: Floats, at: float, weights: Floats) -> bool:
-        """Count one window's deviation (K,) at its own time; whether a visit was over. Late windows are left out."""
+        """Count one window's deviation (K,) at its own time; tell whether a visit was over. Late windows are left
+        out."""
         visit, before = int(at // SLOT_S), int(self.open[0])
         if self.open[1] and visit < before:
             return False
@@ -137,7 +138,7 @@ class Week:
         self.rows = self.rows - moved
 
     def expected(self) -> Expected:
-        """What each slot predicts."""
+        """Compute the prediction of each slot."""
         dims = len(self.squares)
         visits = self.visits.reshape(-1, HOURS)
         seen = visits > 0
@@ -158,12 +159,12 @@ class Week:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough weeks are there to look for a shape, and the last one's visits with them."""
+        """True if enough weeks are there to look for a shape, and the last one's visits with them."""
         return self.weeks >= self.due and len(self.rows) >= BLOCKS
 
     @property
     def explains(self) -> bool:
-        """Whether the slots have predicted days better than the mean of all has, beyond chance."""
+        """True if the slots have predicted days better than the mean of all has, beyond chance."""
         days, mean, squares, chance = self.gains[:4]
         if days < DAYS or mean * days <= BEYOND * math.sqrt(chance):
             return False

@@ -1,4 +1,4 @@
-"""Which devices understand a release, and what those that do not are held back to.
+"""The devices that understand a release, and the releases that all others are held back to.
 
 A release names in `requires` what an agent must understand. A device whose agent lacks some of it is never offered
 the release: `/device/me` pins it to what it has, so it goes on serving, reporting and following halts. Older agents
@@ -36,12 +36,12 @@ class HeldBack(Struct, frozen=True, kw_only=True):
 
 
 def lacking(device: Device, requires: Iterable[str]) -> tuple[str, ...]:
-    """What of `requires` the device's agent has not said that it understands, sorted."""
+    """Return the capabilities in `requires` that the device's agent has not reported, sorted."""
     return tuple(sorted(set(requires) - set(device.info.get("capabilities", ()))))
 
 
 def required(session: Session, model: str, release: int) -> tuple[str, ...]:
-    """What a release requires; nothing when there is no such release."""
+    """Return the capabilities that a release requires; none when there is no such release."""
     manifest = session.exec(_MANIFEST, params={"model": model, "release": release}).first()
     return _requires(manifest) if manifest is not None else ()
 
@@ -69,7 +69,7 @@ def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[s
 
 
 def pins(device: Device, held: Mapping[str, HeldBack]) -> dict[str, int]:
-    """What `/device/me` pins: what holds the device back comes before an operator's pin that it cannot follow."""
+    """Return the pins of `/device/me`: one that holds the device back outranks an operator's that it cannot follow."""
     return {**device.pins, **{model: one.release for model, one in held.items() if one.release is not None}}
 
 

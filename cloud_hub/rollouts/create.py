@@ -145,7 +145,7 @@ def _row_of(plan: Plan, state: machine.State, now: float, actor: str) -> Rollout
 
 
 def look_ahead(hub: Hub, proposed: Proposal) -> Prospect:
-    """What a rollout would take; changes nothing.
+    """Forecast a rollout; changes nothing.
 
     Raises:
         NotFoundError: no such model, release or channel entry, or no device of the channel is in a group.
@@ -195,7 +195,7 @@ def _usual(session: Session, channel: str) -> UsualSchedule:
 
 
 def _taken(usual: UsualSchedule, asked: Schedule) -> Iterator[str]:
-    """What an operator should know who asked for less."""
+    """Yield notes for an operator who asked for less than the channel's usual schedule adds."""
     window, rate = "" if asked.window else usual.window, None if asked.rate else usual.rate
     if taken := structs.replace(usual, window=window, rate=rate):
         yield f"the channel's usual schedule holds ({taken.said()}); --no-usual takes none of it"
@@ -224,7 +224,17 @@ def _with_shadow(
 
 
 def known_groups(devices: Iterable[Scoped], channel: str, groups: Sequence[str], secret: bytes) -> tuple[str, ...]:
-    """The opaque ids of groups, given by id or as a label `key=value`; NotFoundError for one that no device is in."""
+    """Return the opaque ids of groups.
+
+    Args:
+        devices: the channel's.
+        channel: its name.
+        groups: ids, or labels as `key=value`.
+        secret: the key by which ids are made.
+
+    Raises:
+        NotFoundError: no device is in a group.
+    """
     known = {group for device in devices for group in device.groups} if groups else set()
     found = []
     for text in groups:

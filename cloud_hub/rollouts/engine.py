@@ -154,8 +154,15 @@ def document_of(value: Plan | Progress) -> dict[str, Any]:
 
 
 def store(session: Session, row: RolloutRow, decision: Decision, now: float, *, noted: bool = True) -> None:
-    """Write a decision's progress and events, in the caller's transaction; if `noted`, its end into the journal, and
-    what people are told into the outbox."""
+    """Write a decision's progress and events, in the caller's transaction.
+
+    Args:
+        session: a writing transaction.
+        row: the rollout's.
+        decision: of this step.
+        now: Unix seconds.
+        noted: its end goes into the journal, and its events into the outbox.
+    """
     progress = decision.progress
     row.progress = document_of(progress)
     row.state, row.attempt, row.reason = progress.state, progress.attempt, progress.reason
@@ -214,7 +221,7 @@ def followers(session: Session, channel: str) -> int:
 
 
 def with_progress(document: Channel, plan: Plan, progress: Progress) -> Channel:
-    """The channel's document as the progress wants it."""
+    """Return the channel's document as the progress wants it."""
     entry = document.models.get(plan.model)
     if entry is None:
         return document
@@ -222,7 +229,7 @@ def with_progress(document: Channel, plan: Plan, progress: Progress) -> Channel:
 
 
 def changed(entry: ModelEntry, plan: Plan, progress: Progress) -> ModelEntry:
-    """The channel's entry as the progress wants it; the same entry when another rollout owns it."""
+    """Return the channel's entry as the progress wants it; the same entry when another rollout owns it."""
     action = machine.wanted(plan, progress)
     if entry.rollout is not None and entry.rollout.id != plan.id:
         return entry
@@ -238,8 +245,8 @@ def changed(entry: ModelEntry, plan: Plan, progress: Progress) -> ModelEntry:
 
 
 def settle(hub: Hub, channel: str, *, actor: str) -> None:
-    """Take out of the channel what has ended there: whoever reads that a rollout has ended may go on at once,
-    though its end is stored before it is published."""
+    """Take ended rollouts out of the channel: a caller who reads that one has ended may go on at once, though its
+    end is stored before it is published."""
     with hub.reading() as session:
         ended = _unfinished(session, channel)
     for rollout in ended:

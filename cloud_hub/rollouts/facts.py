@@ -1,8 +1,8 @@
-"""What a rollout's step judges, kept from step to step: read once, then changed by the devices that changed.
+"""The facts that a rollout's step judges, kept from step to step: read once, then changed by the devices that changed.
 
-What is kept is always that of what the database holds. `store.feed` says which devices changed, whoever changed them;
-where another hub takes from it, or a step fails, everything is read anew. A device that is heard again and again is
-noted only now and then: where the moment matters, it is asked for.
+They always equal the database's. `store.feed` says which devices changed, whoever changed them; where another hub takes
+from it, or a step fails, everything is read anew. A device that is heard again and again is noted only now and then:
+where the moment matters, it is asked for.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MATCHED_S = 20.0  # from one look at what was labelled or reported to the next
 
 
 def reference(plan: Plan, share_ppm: int, attempt: int, *, shadow: bool = False) -> RolloutRef:
-    """How the channel document names this rollout; `shadow`: in its shadow stage."""
+    """Return the channel document's reference to this rollout; `shadow`: in its shadow stage."""
     return RolloutRef(
         id=plan.id,
         attempt=attempt,
@@ -60,7 +60,7 @@ def reference(plan: Plan, share_ppm: int, attempt: int, *, shadow: bool = False)
 
 
 def mute(session: Session, model: str, audit: Audit) -> str:
-    """Why a channel's auditor can answer nothing, in words; empty when it can, or there is none.
+    """Return why a channel's auditor can answer nothing, in words; empty when it can, or there is none.
 
     No channel is given such a one any more, but one may have been.
     """
@@ -87,7 +87,7 @@ class Book:
             self._columns.put(member)
 
     def holds(self, progress: Progress, channel: Channel) -> bool:
-        """Whether it is of this attempt, and under the channel's present rules."""
+        """Tell whether it is of this attempt, and under the channel's present rules."""
         model, mine = self._rules.plan.model, self._rules.progress
         same = (mine.attempt, mine.started_at) == (progress.attempt, progress.started_at)
         return same and self._rules.channel.models[model].rules == channel.models[model].rules
@@ -98,7 +98,7 @@ class Book:
         self._heard |= changes.heard
 
     def facts(self, session: Session, progress: Progress, deaf_until: float, now: float) -> StageFacts:
-        """What is known now."""
+        """Return the facts of this moment."""
         self._read(session)
         share = share_of(self._rules.plan, progress)
         known = StageFacts(self._columns.table(), share, deaf_until)
@@ -182,8 +182,8 @@ class Books:
     def gather(
         self, session: Session, plan: Plan, progress: Progress, channel: Channel, deaf_until: float, now: float
     ) -> tuple[Known | ShadowFacts | None, Mapping[str, str]]:
-        """What is known of the rollout's devices, with cohort and control by assignment at the current share; and the
-        devices that have failed, which is not in their evidence yet, with their reasons. None when nothing is to be
+        """Gather the facts about the rollout's devices, with cohort and control by assignment at the current share; and
+        the devices that have failed, which is not in their evidence yet, with their reasons. None when nothing is to be
         judged now.
 
         Args:
@@ -224,7 +224,7 @@ class Books:
     def _shadow(
         self, session: Session, rollout: str, attempt: int, deaf_until: float, now: float
     ) -> ShadowFacts | None:
-        """What devices have said in a shadow stage. All of it is read, so of a large fleet not at every step."""
+        """Read the counts of all devices in a shadow stage; of a large fleet not at every step, since it reads all."""
         if now < self._shadows.get((rollout, attempt), now) < now + LONGEST_S:  # later: the clock was set back
             return None
         seen = shadowing.seen(session, rollout, attempt)
@@ -250,7 +250,7 @@ class Books:
 def mark(
     session: Session, plan: Plan, progress: Progress, failed: Mapping[str, str], silent: Collection[str], now: float
 ) -> None:
-    """Keep what a device's next report would hide: that it was silent (`silent`: ids) or failed in this attempt."""
+    """Keep what a device's next report would hide: its silence (`silent`: ids) or its failure in this attempt."""
     if not silent and not failed:
         return
     lock_name(session, pairing.LOCK)  # before the rows, as ingest does: else each waits for what the other holds

@@ -30,21 +30,21 @@ COLUMNS = ("rollout", "attempt", "sample", "number", "new", "device_id", "good")
 
 
 class LabelPosition(msgspec.Struct, frozen=True):
-    """Where a label stands: its time (Unix seconds) and its sample. Each label's time is after those of all before."""
+    """The position of a label: its time (Unix seconds) and its sample. Each label's time is after all earlier ones'."""
 
     at: float
     sample: str = ""
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """What was drawn: an outcome of the new release, or of the old one."""
+    """One draw: an outcome of the new release, or of the old one."""
 
     new: bool
     outcome: JudgedAnswer
 
 
 def tells(session: Session, model: str, release: int) -> bool:
-    """Whether a label and the answer that a sample's row holds tell if it was right: of classes they do."""
+    """Tell whether a label and the answer in a sample's row show if the answer was right: of classes they do."""
     row = session.get(Release, (model, release))
     if row is None or not row.manifest:
         return False
@@ -52,7 +52,7 @@ def tells(session: Session, model: str, release: int) -> bool:
 
 
 def per_day(session: Session, channel: str, model: str, now: float) -> float:
-    """How many randomly drawn samples of a channel's devices got a label in a day of the last week."""
+    """Count the randomly drawn samples of a channel's devices that got a label in a day of the last week."""
     query = select(func.count()).select_from(SampleRow).join(Device, col(Device.id) == col(SampleRow.device_id))
     found = session.exec(
         query.where(SampleRow.model == model, Device.channel == channel, text(DRAWN_LABEL)).where(
@@ -81,7 +81,7 @@ def matched(
 
 
 def _kept(session: Session, rollout: str, attempt: int, after: int) -> list[Draw]:
-    """What was drawn already, without the first ones."""
+    """Read the earlier draws, without the first ones."""
     rows = select(RolloutLabel.new, RolloutLabel.device_id, RolloutLabel.good)
     rows = rows.where(RolloutLabel.rollout == rollout, RolloutLabel.attempt == attempt)
     rows = rows.where(RolloutLabel.number >= after).order_by(col(RolloutLabel.number))
@@ -112,7 +112,7 @@ def _draw(
 
 
 def labels_after(session: Session, model: str, place: LabelPosition, since: float) -> Sequence[SampleRow]:
-    """The next labels of a model, in their order, of samples that came `since` then: `BATCH` at most."""
+    """Return the next labels of a model, in their order, of samples that came `since` then: `BATCH` at most."""
     at, sample = col(SampleRow.labelled_at), col(SampleRow.id)
     rows = select(SampleRow).where(SampleRow.model == model, text(DRAWN_LABEL), at >= place.at)
     rows = rows.where(or_(at > place.at, sample > place.sample), SampleRow.received_at >= since)

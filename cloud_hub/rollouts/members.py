@@ -30,7 +30,8 @@ SAID = (*SHOWN, "repeats", "unnamed", "silent_at", "reason")
 
 
 class Scoped(Struct, frozen=True):
-    """What of a device decides where it belongs, and how it can be heard; `lacks` of the capabilities asked for."""
+    """The properties of a device that decide its side, and its last signs of life; `lacks` of the wanted
+    capabilities."""
 
     id: str
     channel: str
@@ -74,8 +75,8 @@ class DeviceEvidence(Struct, frozen=True):
 
 
 class Rules(Struct, frozen=True):
-    """What decides about a device of a rollout beside its own rows: the channel with the whole rollout in it, what the
-    release requires, and the secret of the groups."""
+    """The rules that decide about a device of a rollout beside its own rows: the channel with the whole rollout in
+    it, the capabilities that the release requires, and the secret of the groups."""
 
     plan: Plan
     progress: Progress
@@ -155,7 +156,7 @@ def scoped(
 
 
 def members(session: Session, rules: Rules, ids: Sequence[str] | None = None) -> Iterator[Member]:
-    """The devices that the rollout may have to do with, all or those of some ids; the others of these are left out."""
+    """Yield the devices that the rollout may concern, all or those of some ids; the others of these are left out."""
     plan, progress = rules.plan, rules.progress
     reports = {row[0]: Report(*row[1:]) for row in _reports(session, plan.model, ids)}
     said = {row[0]: DeviceEvidence(*row[1:]) for row in _said(session, plan.id, progress.attempt, ids)}
@@ -182,7 +183,7 @@ def members(session: Session, rules: Rules, ids: Sequence[str] | None = None) ->
 
 
 def with_whole(channel: Channel, model: str, rollout: RolloutRef) -> Channel:
-    """The channel as if the rollout held all of its devices."""
+    """Return the channel as if the rollout held all of its devices."""
     entry: ModelEntry = channel.models[model]
     whole = msgspec.structs.replace(rollout, share_ppm=MILLION)
     return msgspec.structs.replace(
@@ -191,13 +192,13 @@ def with_whole(channel: Channel, model: str, rollout: RolloutRef) -> Channel:
 
 
 def heard_at(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """When devices were heard last."""
+    """Yield when devices were heard last."""
     for name, seen in rows_of(session, select(Device.id, Device.last_seen_at), Device.id, ids):
         yield name, seen or 0.0
 
 
 def _place(rules: Rules, device: Scoped, met: bool) -> tuple[Side, bool] | None:
-    """Where a device belongs, and whether it has met the release; None when the rollout has nothing to do with it."""
+    """Return the side of a device, and whether it has met the release; None when the rollout does not concern it."""
     side: Side = "neither"
     if device.channel == rules.plan.channel and not device.revoked and not device.lacks:
         target = resolve(
@@ -214,7 +215,7 @@ def _place(rules: Rules, device: Scoped, met: bool) -> tuple[Side, bool] | None:
 
 
 def _met(rules: Rules, report: Report | None, said: DeviceEvidence | None) -> bool:
-    """Whether the device has met the release in this attempt, as it says itself: see `columns.StageFacts`, which
+    """Tell whether the device has met the release in this attempt, by its own word: see `columns.StageFacts`, which
     believes only those that a stage so far can have held."""
     if said is not None and (said.reason or any(getattr(said, name) for name in SHOWN)):
         return True
@@ -261,10 +262,10 @@ def _member(
 
 
 def _failing(said: DeviceEvidence) -> str:
-    """Why a device fails on which the release stays, in the words of its own probation; empty when it does not.
+    """Return why a device fails on which the release stays, in the words of its own probation; empty when it does not.
 
-    Refused requests count that the release before would have taken. What both refuse says nothing, so that rubbish
-    stops no rollout.
+    Refused requests count that the release before would have taken. Those that both refuse prove nothing, so that
+    rubbish stops no rollout.
     """
     asked = said.answered + said.local_failed + said.newly_refused
     if asked and not said.answered:
@@ -273,7 +274,7 @@ def _failing(said: DeviceEvidence) -> str:
 
 
 def _failed(rules: Rules, report: Report) -> bool:
-    """Whether the device rolled this attempt back, or refuses the release as such."""
+    """Tell whether the device rolled this attempt back, or refuses the release as such."""
     if report.rollout != rules.plan.id or report.attempt != rules.progress.attempt:
         return False
     return report.state == "rolled_back" or (report.active != rules.plan.release and report.reason.startswith(REFUSALS))

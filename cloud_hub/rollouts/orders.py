@@ -59,8 +59,8 @@ def list_rollouts(hub: Hub, *, after: str = "", limit: int = 200, since: float =
 
 
 def list_troubled(hub: Hub, since: float, most: int) -> list[RolloutInfo]:
-    """At most `most` rollouts of which each is the newest of its channel and model, and has halted since a moment (Unix
-    seconds), or is paused, or lives: newest first."""
+    """Return rollouts that are the newest of their channel and model, and have halted since a moment (Unix seconds),
+    or are paused, or live: newest first, and at most `most`."""
     newest = col(RolloutRow.created_at).desc(), col(RolloutRow.id).desc()
     ended = and_(col(RolloutRow.state) == "halted", col(RolloutRow.ended_at) >= since)
     wanted = select(RolloutRow).where(or_(ended, col(RolloutRow.ended_at).is_(None))).order_by(*newest)
@@ -87,7 +87,11 @@ def show_rollout(hub: Hub, rollout: str) -> RolloutInfo:
 
 
 def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
-    """What happened in a rollout, in order; NotFoundError when there is none."""
+    """List the events of a rollout, the oldest first.
+
+    Raises:
+        NotFoundError: there is no such rollout.
+    """
     wanted = select(RolloutEvent).where(RolloutEvent.rollout == rollout).order_by(col(RolloutEvent.id))
     with hub.reading() as session:
         _found(session, rollout)
@@ -95,7 +99,7 @@ def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
 
 
 def plan(hub: Hub, wanted: NewRollout) -> RolloutForecast:
-    """What a rollout would take; see `look_ahead` for what it raises."""
+    """Forecast a rollout; raises as `look_ahead` does."""
     ahead = look_ahead(hub, _proposed(wanted))
     return RolloutForecast(
         model=wanted.model,
@@ -129,7 +133,7 @@ def start(hub: Hub, wanted: NewRollout, *, actor: str, from_release: int | None 
 
 
 def _proposed(wanted: NewRollout) -> Proposal:
-    """What is asked for, as `look_ahead` takes it."""
+    """Return the request as `look_ahead` takes it."""
     asked = wanted.model_dump(exclude={"schedule"})
     if wanted.schedule is None:
         return Proposal(**asked)

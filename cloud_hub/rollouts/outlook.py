@@ -1,4 +1,4 @@
-"""What the hub knows before a rollout: who can belong to its cohort, and what traffic the devices reported."""
+"""The hub's facts before a rollout: the devices that can belong to its cohort, and the traffic that they reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def situation(
     devices: Sequence[Scoped],
     now: float,
 ) -> tuple[Situation, list[str]]:
-    """What is known about a rollout of `release`, and the devices that can belong to its cohort.
+    """Gather the facts about a rollout of `release`, and the devices that can belong to its cohort.
 
     Args:
         groups: opaque ids; empty for all devices.
@@ -59,7 +59,7 @@ def situation(
 
 
 def _partial(session: Session, model: str, audit: Audit, releases: Collection[int]) -> str:
-    """Why a channel's auditor cannot compare `releases`, in words; empty when it can, or there is none."""
+    """Return why a channel's auditor cannot compare `releases`, in words; empty when it can, or there is none."""
     if audit.auditor is None:
         return ""
     auditor, *compared = (

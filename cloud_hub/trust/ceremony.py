@@ -21,7 +21,17 @@ _PREVIOUS = ".previous"
 
 
 def make_keys(online: Path, offline: Path, passphrase: bytes, *, release_held: bool) -> dict[str, Ed25519PrivateKey]:
-    """Make and write all keys of a new hub; returns them by name, `command` included."""
+    """Make and write all keys of a new hub.
+
+    Args:
+        online: the folder of keys that the hub holds.
+        offline: the folder of keys that lie elsewhere.
+        passphrase: seals the offline ones.
+        release_held: the hub holds the release key, too.
+
+    Returns:
+        The keys by name, `command` included.
+    """
     made = {name: keys.generate() for name in (*keys.OFFLINE, *keys.ONLINE, "command")}
     for name, key in made.items():
         away = name in keys.OFFLINE or (name == "release" and not release_held)
@@ -65,10 +75,19 @@ def renew(transactions: Transactions, offline: Path, passphrase: bytes | None) -
 
 
 def rotate(transactions: Transactions, name: str, online: Path, offline: Path, passphrase: bytes | None) -> str:
-    """Replace key `name`; returns the new key's id. The old file is kept beside as `….previous`.
+    """Replace a key. The old file is kept beside as `….previous`.
 
-    The new key is on disk (`….next`) before it is announced. After a crash in between, the same
-    command finishes what it began.
+    The new key is on disk (`….next`) before it is announced. After a crash in between, the same command finishes what
+    it began.
+
+    Args:
+        transactions: of the repository.
+        name: one of `ROTATABLE`.
+        online, offline: the folders of keys.
+        passphrase: of the offline ones; None where none is needed.
+
+    Returns:
+        The new key's id.
 
     Raises:
         InvalidError: no such key.

@@ -34,7 +34,11 @@ def show_channel(hub: Hub, name: str) -> ChannelInfo:
 
 
 def create_channel(hub: Hub, name: str, *, actor: str) -> ChangedChannel:
-    """A channel that names no model yet; ConflictError when there is one of this name."""
+    """Create a channel that names no model yet.
+
+    Raises:
+        ConflictError: there is one of this name.
+    """
 
     def refuse_second(session: Session) -> None:
         if session.get(ChannelRow, name) is not None:
@@ -45,7 +49,7 @@ def create_channel(hub: Hub, name: str, *, actor: str) -> ChangedChannel:
 
 
 def delete_channel(hub: Hub, name: str, *, actor: str) -> ChannelInfo:
-    """Delete a channel that nobody follows; see `trust.removal` for what it raises."""
+    """Delete a channel that nobody follows; raises as `trust.removal` does."""
     return _shown(hub.publisher.delete_channel(name, actor=actor))
 
 
@@ -132,7 +136,7 @@ def usual_of(row: ChannelRow) -> UsualSchedule:
 
 
 def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) -> ModelEntry:
-    """The model's entry after the change.
+    """Return the model's entry after the change.
 
     Raises:
         InvalidError: a new entry without a release.

@@ -93,7 +93,17 @@ def check_steps(manifest: Manifest) -> None:
 
 
 def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitoring: bool = False) -> None:
-    """Raise ConflictError that shows both sides, unless `new` keeps the interface of release `current.number`."""
+    """Refuse a release that would change a model's interface.
+
+    Args:
+        model: the model's name.
+        current: the release that fixed the interface.
+        new: the interface of the other release.
+        ends_monitoring: the new release may lack the sketch that the current one has.
+
+    Raises:
+        ConflictError: the interface differs; the message shows both sides.
+    """
     fixed = interface_of(current.manifest)
     changed = differences(fixed, new)
     if changed:
@@ -158,14 +168,14 @@ def cloud_variant(manifest: Manifest) -> Variant | None:
 
 
 def mute_auditor(model: str, number: int, manifest: Manifest) -> str:
-    """Why a release can audit nothing, in words; empty when it can."""
+    """Return why a release can audit nothing, in words; empty when it can."""
     if cloud_variant(manifest) is not None:
         return ""
     return f"release {number} of {model!r} has no cloud variant, so the hub can answer no audit with it"
 
 
 def partial_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manifest]) -> str:
-    """Why audits by a release can compare these ones with nothing but themselves, in words; empty when they can.
+    """Return why audits by a release can compare these ones with nothing but themselves, in words; empty when they can.
 
     A cloud variant that is a file of a compared release's devices agrees with it whatever is true: beside it a better
     release looks harmful, and a worse one of its own looks healthy.
@@ -187,9 +197,17 @@ def partial_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manif
 
 
 def check_auditors(before: Channel, after: Channel, manifest_of: Manifests) -> None:
-    """Raise InvalidError where a model is given an auditor that can answer nothing: each of its audits would fail.
+    """Refuse an auditor that can answer nothing: each of its audits would fail.
 
     One that stands in the channel already keeps no other change from it.
+
+    Args:
+        before: the channel's present document.
+        after: the one to publish.
+        manifest_of: returns a manifest by model and number.
+
+    Raises:
+        InvalidError: a model is given such an auditor.
     """
     for model, entry in after.models.items():
         number, old = entry.audit.auditor, before.models.get(model)

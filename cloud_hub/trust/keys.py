@@ -73,7 +73,11 @@ class CommandKey:
 
 
 def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a secret file (0600) durably; ConflictError when it exists and `replace` is not set."""
+    """Write a secret file (0600) durably.
+
+    Raises:
+        ConflictError: it exists, and `replace` is not set.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not replace and path.exists():
         raise ConflictError(f"{path} exists already", subject=str(path), hint="choose an empty directory")

@@ -20,5 +20,5 @@ def published(row: Release, now: float) -> None:
 
 
 def audit(draft: Draft, actor: str, action: str, subject: str, detail: dict[str, object]) -> None:
-    """Write down who did what to what, in the publication's transaction."""
+    """Record an action, its actor and its subject in the publication's transaction."""
     draft.session.add(AuditEntry(at=draft.now, actor=actor, action=action, subject=subject, detail=detail))

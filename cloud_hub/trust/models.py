@@ -30,7 +30,11 @@ def list_models(hub: Hub) -> list[ModelInfo]:
 
 
 def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
-    """A new model; ConflictError when there is one of this name."""
+    """Create a model.
+
+    Raises:
+        ConflictError: there is one of this name.
+    """
     check_name(wanted.name, "model")
     with hub.session() as session:
         if session.get(Model, wanted.name) is not None:
@@ -98,7 +102,7 @@ def task_of(hub: Hub, name: str) -> Task[Any] | None:
 
 
 def delete_model(hub: Hub, name: str, *, actor: str) -> ModelInfo:
-    """Delete a model that nothing names; see `trust.removal` for what it raises."""
+    """Delete a model that nothing names; raises as `trust.removal` does."""
     with hub.reading() as session:
         (known,) = _described(session, [get_model(session, name)])
     hub.publisher.delete_model(name, actor=actor)
@@ -114,7 +118,11 @@ def list_releases(hub: Hub, model: str) -> list[ReleaseInfo]:
 
 
 def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:
-    """One release with its manifest and, per hardware class, what devices measured of it; NotFoundError."""
+    """Return one release with its manifest and, per hardware class, its figures as devices measured them.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     with hub.reading() as session:
         row = get_release(session, model, number)
         figures = benchmarks.by_hardware(session, model, number)

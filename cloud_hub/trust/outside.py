@@ -28,6 +28,10 @@ def signing(transactions: Transactions, expiry: ExpiryConfig, model: str, number
     """Make the request to sign release `number` (and the model's floor), so that it can be published.
 
     The payload is kept until it is signed or the repository has moved on; then ask again.
+
+    Raises:
+        NotFoundError: there is no such release.
+        ConflictError: it has no manifest yet.
     """
 
     def change(draft: Draft) -> SigningRequest:

@@ -58,7 +58,7 @@ class TufPublisher:
 
     @property
     def holds_release_key(self) -> bool:
-        """Whether releases can be signed here."""
+        """True if releases can be signed here."""
         return "models" in self.transactions.signers
 
     # ---- releases ------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def new_root(keys: Mapping[str, Key], expires: datetime.datetime) -> Root:
 
 
 def new_targets(keys: Mapping[str, Key], files: Mapping[str, bytes], expires: datetime.datetime) -> Targets:
-    """The top-level targets: `files` signed offline, and the two delegations (`release`, `rollout` keys)."""
+    """Make the top-level targets: `files` signed offline, and the two delegations (`release`, `rollout` keys)."""
     roles, used = {}, {}
     for name, (key_name, pattern) in DELEGATED.items():
         key = keys[key_name]
@@ -116,14 +116,23 @@ def signing_payload(signed: Any, version: int) -> bytes:
 
 
 def attach(signed: Any, version: int, key_id: str, signature: str) -> bytes:
-    """Metadata with a signature that was made elsewhere (hex Ed25519)."""
+    """Attach a signature that was made elsewhere (hex Ed25519), and return the metadata."""
     signed.version = version
     metadata: Metadata[Any] = Metadata(signed, {key_id: Signature(key_id, signature)})
     return metadata.to_bytes(JSONSerializer(compact=True))
 
 
 def verify_delegated(targets: bytes, role: str, body: bytes) -> None:
-    """Raise InvalidError unless `body` is signed by the key that `targets` delegates `role` to."""
+    """Check the signature of delegated metadata.
+
+    Args:
+        targets: the delegating metadata.
+        role: the delegated role.
+        body: its metadata.
+
+    Raises:
+        InvalidError: `body` is not signed by the key that `targets` delegates `role` to.
+    """
     delegator = read(targets)
     metadata = read(body)
     payload = CanonicalJSONSerializer().serialize(metadata.signed)
@@ -143,7 +152,7 @@ def read(body: bytes) -> Metadata[Any]:
 
 
 def key_ids(root: Root, targets: Targets, role: str) -> list[str]:
-    """Ids of the keys that may sign `role`."""
+    """Return the ids of the keys that may sign `role`."""
     if role not in DELEGATED:
         return list(root.roles[role].keyids)
     assert targets.delegations is not None and targets.delegations.roles is not None  # new_targets makes them

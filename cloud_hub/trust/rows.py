@@ -30,7 +30,11 @@ def latest_metadata(session: Session) -> dict[str, bytes]:
 
 
 def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
-    """The model (its row locked until the transaction ends, if asked), or NotFoundError."""
+    """Return the model, its row locked until the transaction ends, if asked.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     row = session.get(Model, name, with_for_update=lock)
     if row is None:
         raise NotFoundError(f"no model {name!r}", subject=name, hint=f"make it: fleet model create {name}")
@@ -38,7 +42,11 @@ def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
 
 
 def get_release(session: Session, model: str, number: int) -> Release:
-    """The release, or NotFoundError."""
+    """Return the release.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     row = session.get(Release, (model, number))
     if row is None:
         hint = f"see: fleet release list --model {model}"
@@ -67,7 +75,7 @@ def class_count(session: Session, model: str) -> int | None:
 
 
 def status_in_words(session: Session, model: str, number: int) -> str:
-    """A release's status, for somebody who wants to name it: `published`, `unknown`, `below the floor`, …"""
+    """Return a release's status, for somebody who wants to name it: `published`, `unknown`, `below the floor`, …"""
     row = session.get(Release, (model, number))
     if row is None:
         return "unknown"

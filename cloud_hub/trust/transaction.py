@@ -87,7 +87,7 @@ class Draft:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has to be signed."""
+        """True if nothing has to be signed."""
         return not self.signed and not self.presigned and not self.roots
 
 

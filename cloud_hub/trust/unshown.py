@@ -15,7 +15,7 @@ AGAIN = 24  # looks, a minute
 
 
 class Unshown:
-    """Whether the store is behind the database, told from one look to the next.
+    """A watch for a store that is behind the database, from one look to the next.
 
     Who has just committed shows it within a moment, so a version is left behind only when it is met a second time. One
     that was seen in the store is looked for again after `AGAIN` looks: a bucket may be made again from an older copy.
