@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cloud_hub.errors import InvalidError
+from cloud_hub.training import modes
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.losses import Batch, Loss, Weights, first, loss_of
 from cloud_hub.training.parallel import Share, device, share
@@ -62,7 +63,7 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     """
     where, mine = device(), share()
     network.to(where)
-    _train(network, settings)
+    modes.train(network, normalising=settings.free is None)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
     held = _held(network, settings.free)
     mine.wait()
@@ -98,10 +99,10 @@ def gradients(
 ) -> dict[str, Tensor]:
     """The gradient of the loss over all rows at the weights as they are, by parameter; nothing is changed.
 
-    Takes what `fit` takes.
+    Takes what `fit` takes, and answers in `forward` as there: a recipe's loss may need what it gives in training alone.
     """
     where, mine = device(), share()
-    network.to(where).eval()
+    modes.answer_as_in_training(network.to(where))
     if teacher is not None:
         teacher.to(where).eval()
     x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
@@ -117,16 +118,8 @@ def gradients(
         for name, weights in network.named_parameters():
             if weights.grad is not None:
                 found[name] += weights.grad * (len(rows) / len(y))
-    network.to("cpu")
+    network.to("cpu").eval()
     return {name: total.cpu() for name, total in found.items()}
-
-
-def _train(network: nn.Module, settings: FitSettings) -> None:
-    """Training mode; where most weights are held, so are the statistics that their layers were folded with."""
-    network.train()
-    for module in network.modules() if settings.free is not None else ():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            module.eval()
 
 
 def _held(network: nn.Module, free: Mapping[str, Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

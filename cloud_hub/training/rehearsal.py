@@ -18,6 +18,7 @@ from cloud_hub.training.run import onnx_of_made, settle_run
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.teacher_student import train_student, train_teacher
 from fleet.protocol.task import CLASSIFICATION, in_words
+from model_compiler.build.adapting import original
 from model_compiler.user_file import said
 
 ROWS = 64  # of each held-out set
@@ -70,9 +71,11 @@ class _Rehearsal:
         found = [("data and networks", self._settle)]
         if recipe.teacher is not None:
             found.append(("teacher", self._teach))
+        found.append(("fit" if recipe.fit is not None else "student", self._fit))
+        if recipe.fit is None and recipe.warm is not False:
+            found.append(("retrain", self._fit_again))
         return [
             *found,
-            ("fit" if recipe.fit is not None else "student", self._fit),
             ("metric", self._measure),
             ("export", self._export),
         ]
@@ -102,6 +105,14 @@ class _Rehearsal:
         self.teacher = getattr(self, "teacher", None)
         self.student = train_student(self._request, self.parts, self.settled, self.teacher)
         return f"{'one epoch' if self._request.loaded.recipe.fit is None else 'fitted'} on {len(self.parts.train)} rows"
+
+    def _fit_again(self) -> str:
+        """Start a student from the weights of the one before, as a retrain does."""
+        assert self.student.module is not None  # the kit's loop made it
+        weights = {name: value.numpy() for name, value in original(self.student.module).state_dict().items()}
+        request = replace(self._request, out=self._request.out / "again", start={"student": weights})
+        train_student(request, self.parts, self.settled, self.teacher)
+        return "one epoch from these weights"
 
     def _measure(self) -> str:
         part = self.parts.validation.with_labels()

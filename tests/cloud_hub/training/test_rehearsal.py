@@ -25,11 +25,29 @@ def written(folder: Path, old: str = "", new: str = "") -> str:
 
 def test_a_good_recipe_goes_through_every_step(tmp_path: Path) -> None:
     steps = list(rehearse(load_recipe(written(tmp_path)), tmp_path / "out"))
-    assert [step.name for step in steps] == ["data and networks", "teacher", "student", "metric", "export"]
+    assert [step.name for step in steps] == ["data and networks", "teacher", "student", "retrain", "metric", "export"]
     assert all(step.passed for step in steps)
     assert "train 300 rows" in steps[0].words and "inputs sensors float32 [n, 4]; outputs logits [2]" in steps[0].words
 
 
+def test_a_loss_of_what_only_training_answers_holds_in_a_retrain_too(tmp_path: Path) -> None:
+    """A retrain's student starts from the weights of the release before, and asks the loss which of them matter."""
+    file = Path(written(tmp_path, "        return self.layers(sensors)", TELLING))
+    file.write_text(file.read_text().replace("hyper=Hyper(", "loss=loss, hyper=Hyper("))
+    file.write_text(file.read_text().replace("def rows(", LOSS + "def rows("))
+    assert [step.words for step in rehearse(load_recipe(str(file)), tmp_path / "out") if not step.passed] == []
+
+
+TELLING = """
+        found = self.layers(sensors)
+        return {"logits": found, "raw": found} if self.training else {"logits": found}
+"""
+LOSS = """
+def loss(answer, batch):
+    found = answer["raw"] if isinstance(answer, dict) else answer
+    return nn.functional.cross_entropy(found[batch.known], batch.y[batch.known])
+
+"""
 BROKEN = [
     ("nn.Linear(4, hidden)", "nn.Linear(5, hidden)", "data and networks", "does not run on the data"),
     (

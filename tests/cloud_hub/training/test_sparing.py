@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,34 @@ def test_gradients_change_nothing_and_are_of_all_rows() -> None:
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
     in_one = gradients(made, Examples(X, Y), FitSettings(1, len(X), 1e-2, 0.0, 0))
     assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in in_one.items())
+
+
+class Still(nn.BatchNorm1d):
+    """A normalisation of a recipe's own."""
+
+
+class Telling(nn.Module):
+    """Answers more in training, as a detector does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), Still(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = self.layers(x)
+        return {"scores": scores, "extra": scores} if self.training else {"scores": scores}
+
+
+def test_a_gradient_is_of_what_forward_answers_in_training() -> None:
+    torch.manual_seed(0)
+    made, settings = Telling(), replace(SETTINGS, loss=lambda answer, batch: answer["extra"].square().mean())
+    before = state(made)
+    found = gradients(made, Examples(X, Y), settings)
+    assert bool(found["layers.0.weight"].any()), "the loss was of the weights"
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    again = gradients(made, Examples(X, Y), settings)
+    assert all(torch.equal(value, again[name]) for name, value in found.items()), "nothing was drawn"
+    assert not any(module.training for module in made.modules())
 
 
 def test_a_weight_is_worth_its_gradient_times_the_step_of_its_channel() -> None:
