@@ -62,7 +62,7 @@ def import_release(
     asked = given or ApplicationData(fitted.data, fitted.data, NO_STEPS)
     wanted = replace(fitted.wanted, raw=raw)
     artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model, wanted=wanted)
-    artifacts = [artifact, *_beside(request, reference, fitted, wanted)]
+    artifacts = [artifact, *_beside(request, reference, fitted, artifact)]
     data, preparation = asked.validation, asked.preparation
     ran, refused = judging.run(
         artifacts, data, fitted.outputs, metric, non_finite=request.loose(), preparation=preparation
@@ -176,13 +176,15 @@ def _outputs(
     return tuple(names.values()), picked
 
 
-def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, wanted: Wanted) -> list[Artifact]:
+def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, edge: Artifact) -> list[Artifact]:
     """The float model that the file was made from, and the cloud variant."""
     found = []
     if reference is not None:
         target, model = _read(reference)
-        found.append(Artifact(REFERENCE, target, "edge", model, wanted=wanted))
-    if request.cloud is not None:
+        found.append(Artifact(REFERENCE, target, "edge", model, wanted=edge.wanted))
+    if request.cloud == edge.model:  # kept as it is, so that it is known for the file that devices run
+        found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", edge.model, wanted=edge.wanted))
+    elif request.cloud is not None:
         model = sources.cloud_model(request.cloud, tuple(fitted.data.inputs), fitted.outputs)
         found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", model))
     return found

@@ -66,13 +66,19 @@ def send_each(client: Client, labels: Mapping[str, Any], *, by: str) -> Sent:
                 if error.subject not in left:
                     raise
                 del left[error.subject]
-                refused.append(str(error).removesuffix("; nothing was labelled"))
+                refused.append(_refused(error))
                 if len(refused) >= MOST_REFUSED:
                     return Sent(labelled, refused, len(keys) - labelled - len(refused))
             else:
                 break
         labelled += len(left)
     return Sent(labelled, refused, 0)
+
+
+def _refused(error: FleetError) -> str:
+    """Why a label was refused, and what one may be."""
+    why = str(error).removesuffix("; nothing was labelled")
+    return f"{why}; {error.hint}" if error.hint else why
 
 
 def in_words(inputs: Iterable[SampleArray]) -> str:

@@ -106,9 +106,14 @@ class Detection(Task[Detections]):
         layout = self._layout()
         if layout not in LAYOUTS:
             raise self._unfit(f"has layout {layout!r}", f"one of {', '.join(LAYOUTS)}")
-        if layout == "outputs" and not {"boxes", "scores", "classes"} <= set(self._roles()):
+        missing = sorted({"boxes", "scores", "classes"} - set(self._roles())) if layout == "outputs" else []
+        if missing:
             known = ", ".join(tensor.name for tensor in self.outputs)
-            raise self._unfit("needs outputs for boxes, scores and classes, by name", f"the outputs are {known}")
+            words = "; ".join(f"{role}: {' or '.join(WORDS[role])}" for role in missing)
+            raise self._unfit(
+                f"tells outputs apart by their names, and none of {known} is called {' or '.join(missing)}",
+                f"rename them in the model (of a .tflite by --output, all in order); part of a name says it: {words}",
+            )
         shape = self.outputs[0].shape
         if layout == "rows" and shape[-1] not in (6, -1):
             raise self._unfit(f"has rows of {shape[-1]} numbers", "a row is a box, a score and a class: 6 numbers")

@@ -56,7 +56,7 @@ def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool, release
             console.print(f"{variant.name}: {note}")
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}")
-    for line in (*_watched(manifest, release), *_own_auditors(manifest)):
+    for line in (*_watched(manifest, release), *own_auditors(manifest)):
         console.print(line)
 
 
@@ -74,7 +74,7 @@ def _watched(manifest: Manifest, release: Path) -> list[str]:
     ]
 
 
-def _own_auditors(manifest: Manifest) -> list[str]:
+def own_auditors(manifest: Manifest) -> list[str]:
     """Return a warning for each cloud variant that is the very file of an edge variant."""
     edge = {variant.blob.sha256: variant.name for variant in manifest.variants if variant.placement == "edge"}
     return [

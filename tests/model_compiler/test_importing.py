@@ -29,6 +29,7 @@ from model_compiler.inputs.dataset import Dataset, make_dataset
 from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import parse
 from model_compiler.package import pack
+from model_compiler.report.terminal import own_auditors
 from model_compiler.running import runner
 from model_compiler.running.runner import Wanted
 from model_compiler.running.runner_process import Loaded
@@ -82,6 +83,14 @@ def test_a_file_keeps_its_datatypes_and_what_varies_in_it(tmp_path: Path) -> Non
     longer = RANDOM.normal(size=(3, 9, 4))
     answer = model.run({"flags": np.zeros((3, 4), bool), "x": longer, "heat": np.array(2, np.float32)})
     np.testing.assert_allclose(answer["scores"], 2 * longer.mean(1) @ W, rtol=1e-12)
+
+
+def test_a_cloud_variant_that_is_the_file_itself_is_known_for_it(tmp_path: Path) -> None:
+    """Its data names the inputs in another order than the file, which is no reason to write it anew."""
+    made = imported(tmp_path, many_kinds(), data_of_many_kinds(), outputs=("scores",), cloud=many_kinds())
+    assert len({variant.blob.sha256 for variant in made.variants}) == 1
+    (said,) = own_auditors(made)
+    assert "cloud-onnx-fp32 is the same file as onnx-fp32" in said
 
 
 def state_file() -> bytes:

@@ -73,6 +73,12 @@ def test_outputs_are_told_apart_by_their_names_and_cut_at_their_count() -> None:
     expect(item, dict(zip(names, (BOXES[None], KINDS[None], sure, np.array([2.0])), strict=True)))
 
 
+def test_an_output_whose_name_says_nothing_is_missed_by_its_role() -> None:
+    with pytest.raises(MalformedError, match="none of rects, scores, classes is called boxes") as caught:
+        model(("rects", (-1, 3, 4)), ("scores", (-1, 3)), ("classes", (-1, 3)))
+    assert "boxes: box" in str(caught.value.hint) and "scores" not in str(caught.value.hint)
+
+
 def test_boxes_that_are_one_are_suppressed_but_not_across_classes() -> None:
     grid = np.array([[[0, 0, 9, 9, 0.9, 0], [0, 0, 9, 8, 0.8, 0], [0, 0, 9, 9, 0, 0.7]]], np.float32)
     (found,) = model(("out", (-1, -1, 6)), layout="grid").answers({"out": grid})
