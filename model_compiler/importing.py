@@ -116,9 +116,11 @@ def _groups(data: Dataset) -> tuple[list[bytes], Array, Array]:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """The data with its inputs called, ordered and typed as in the release; the outputs' names, and which they are."""
+    """The data with its inputs called, ordered and typed as in the release, and the file's `tensors` that take them;
+    the outputs' names, and which they are."""
 
     data: Dataset
+    tensors: dict[str, FileTensor]
     outputs: tuple[str, ...]
     wanted: Wanted
 
@@ -136,7 +138,9 @@ def _fitted(request: CompileRequest, target: VariantTarget, model: bytes, metric
     if request.encoder is not None:
         naming.check_encoder(request.encoder, data.inputs)
     singles = known is not None and any(tensor.datatype == "FP32" for tensor in known.outputs)
-    return _Fitted(data, outputs, Wanted(outputs=tuple(tensor.plain_name for tensor in picked), precise=not singles))
+    return _Fitted(
+        data, tensors, outputs, Wanted(outputs=tuple(tensor.plain_name for tensor in picked), precise=not singles)
+    )
 
 
 def _inputs(request: CompileRequest, target: VariantTarget, found: Ports) -> dict[str, str]:
@@ -181,13 +185,27 @@ def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, ed
     found = []
     if reference is not None:
         target, model = _read(reference)
-        found.append(Artifact(REFERENCE, target, "edge", model, wanted=edge.wanted))
+        wanted = replace(edge.wanted, real=_meant(fitted, ports.read(target.runtime, model)))
+        found.append(Artifact(REFERENCE, target, "edge", model, wanted=wanted))
     if request.cloud == edge.model:  # kept as it is, so that it is known for the file that devices run
         found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", edge.model, wanted=edge.wanted))
     elif request.cloud is not None:
         model = sources.cloud_model(request.cloud, tuple(fitted.data.inputs), fitted.outputs)
         found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", model))
     return found
+
+
+def _meant(fitted: _Fitted, reference: Ports) -> dict[str, tuple[float, int]]:
+    """What the integers of the data stand for, by input, where the file takes them and its reference real values."""
+    takers = {name: tensor for name, tensor in fitted.tensors.items() if tensor.scale}
+    quantized = {name: tensor for name, tensor in takers.items() if fitted.data.inputs[name].dtype.kind in "iu"}
+    theirs = {tensor.plain_name: tensor for tensor in reference.inputs}
+    by_place = dict(zip(fitted.tensors, reference.inputs, strict=False))
+    return {
+        name: (tensor.scale, tensor.zero_point)
+        for name, tensor in quantized.items()
+        if theirs.get(tensor.plain_name, by_place.get(name, tensor)).datatype.startswith("FP")
+    }
 
 
 def _read(file: Path) -> tuple[VariantTarget, bytes]:

@@ -171,10 +171,12 @@ def _litert_tensor(tensor: Any) -> FileTensor:
     sizes = [tensor.ShapeSignature(place) for place in range(tensor.ShapeSignatureLength())]
     sizes = sizes or [tensor.Shape(place) for place in range(tensor.ShapeLength())]
     quantized = tensor.Quantization()
-    scale = float(quantized.Scale(0)) if quantized is not None and quantized.ScaleLength() == 1 else 0.0
+    one = quantized is not None and quantized.ScaleLength() == 1
+    scale = float(quantized.Scale(0)) if one else 0.0
     return FileTensor(
         name=(tensor.Name() or b"").decode("utf-8", "replace"),
         datatype=_LITERT.get(tensor.Type(), ""),
         shape=tuple(int(size) for size in sizes),
         scale=scale,
+        zero_point=int(quantized.ZeroPoint(0)) if one and quantized.ZeroPointLength() else 0,
     )

@@ -37,11 +37,15 @@ Models = dict[str, tuple[Runtime, bytes]]
 
 class Wanted(Struct, frozen=True, kw_only=True):
     """The wanted answers of a file: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
-    integers, `precise` half and double precision, which else become single."""
+    integers, `precise` half and double precision, which else become single.
+
+    `real` says of inputs, by their names in the data, which integers in it stand for real values that this file takes:
+    (scale, zero point)."""
 
     outputs: tuple[str, ...] = ()
     raw: bool = False
     precise: bool = False
+    real: dict[str, tuple[float, int]] = {}
 
 
 ALL = Wanted()

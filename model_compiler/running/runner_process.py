@@ -49,7 +49,8 @@ class Loaded:
         wanted: Wanted,
         preparation: Preparation = NO_STEPS,
     ) -> None:
-        self._arrays = dict(zip(names, arrays, strict=True))
+        given = dict(zip(names, arrays, strict=True))
+        self._arrays = given | {name: _real(given[name], *meant) for name, meant in wanted.real.items()}
         self._before = preparation.opened(self._arrays)
         ready = self._arrays if self._before is None else self._before.run(self._row(0))
         names, arrays = tuple(ready), tuple(ready.values())
@@ -115,6 +116,12 @@ class Loaded:
         """These outputs for every sample, each (n, …)."""
         rows = [self.answer(row) for row in range(len(self))]
         return [np.concatenate([answer[place] for answer in rows]) for place in places]
+
+
+def _real(integers: Array, scale: float, zero_point: int) -> Array:
+    """The real values that quantized integers stand for."""
+    values: Array = (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return values
 
 
 def _counts_rows(tensor: FileTensor) -> bool:

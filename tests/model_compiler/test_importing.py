@@ -35,6 +35,7 @@ from model_compiler.running.runner import Wanted
 from model_compiler.running.runner_process import Loaded
 from tests.support.any_model import onnx_file
 from tests.support.litert_file import Node, litert_file
+from tests.support.models import BIAS, WEIGHTS
 
 N = 24
 RANDOM = np.random.default_rng(5)
@@ -91,6 +92,20 @@ def test_a_cloud_variant_that_is_the_file_itself_is_known_for_it(tmp_path: Path)
     assert len({variant.blob.sha256 for variant in made.variants}) == 1
     (said,) = own_auditors(made)
     assert "cloud-onnx-fp32 is the same file as onnx-fp32" in said
+
+
+def test_the_float_origin_of_a_file_gets_what_its_integers_stand_for(tmp_path: Path) -> None:
+    """Data in the file's own integers is given to its float origin as real values, or the drop would be of nonsense."""
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    (tensor,) = ports.read("litert", (fixtures / "tiny_int8.tflite").read_bytes()).inputs
+    real = RANDOM.uniform(-1, 1, size=(60, 4)).astype(np.float32)
+    y = (real @ WEIGHTS + BIAS).argmax(1)
+    x = np.clip(np.rint(real / tensor.scale) + tensor.zero_point, -128, 127).astype(np.int8)
+    data = make_dataset(x, y, "validation", exact=True)
+    asked = CompileRequest(calibration=data, validation=data, targets=(), out=tmp_path / "r", labels=("a", "b", "c"))
+    made = import_release(fixtures / "tiny_int8.tflite", asked, reference=fixtures / "tiny_fp32.tflite").manifest
+    verdict = made.variants[0].verdict
+    assert made.inputs[0].datatype == "INT8" and verdict.reference > 0.95 and verdict.agreement > 0.9
 
 
 def state_file() -> bytes:
