@@ -135,7 +135,7 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
     return InferRequest(
         id=said.id,
         parameters=said.parameters.copy(),
-        inputs=views_of(said.places or (), tail) if plain else read_tensors(said.inputs, tail, nulls=False),
+        inputs=views_of(said.places or (), tail) if plain else read_tensors(said.inputs, tail),
         outputs=said.outputs,
         binary_outputs=said.binary_outputs,
         classification=said.classification,
@@ -211,7 +211,7 @@ def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMI
         model_version=response.model_version or "",
         id=response.id or "",
         parameters=response.parameters or {},
-        outputs=read_tensors(response.outputs, tail, nulls=True),
+        outputs=read_tensors(response.outputs, tail),
     )
 
 

@@ -78,6 +78,12 @@ def said_in(head: bytes | memoryview) -> ParsedRequest:
     return ParsedRequest(request.id or "", parameters, request.inputs, *asked, *_places(request.inputs))
 
 
+# What is said where a client writes NaN or Infinity into its JSON, as Python's does.
+NO_NUMBERS = (
+    "JSON has no NaN or infinity: null stands for NaN where the model takes it; infinity goes in binary tensors"
+)
+
+
 def _places(tensors: list[ReadTensor]) -> tuple[tuple[TensorPlace, ...] | None, int]:
     places, at = [], 0
     for tensor in tensors:
@@ -109,7 +115,7 @@ def parsed(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
     try:
         return decoder.decode(head)
     except DECODE_ERRORS as error:
-        hint = "JSON has no NaN or infinity, and this model may not take them" if _NO_NUMBER.search(head) else ""
+        hint = NO_NUMBERS if _NO_NUMBER.search(head) else ""
         raise MalformedError(f"not an inference message: {error}", subject="body", hint=hint) from error
 
 
@@ -137,7 +143,7 @@ def asked_outputs(
     return tuple(output.name for output in outputs), frozenset(chosen), classification
 
 
-def read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
+def read_tensors(tensors: list[ReadTensor], tail: memoryview) -> tuple[TensorValue, ...]:
     values, at = [], 0
     for tensor in tensors:
         size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
@@ -147,7 +153,7 @@ def read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) ->
                 shared = "shared_memory_region" in (tensor.parameters or {})
                 why = "shared memory is not supported" if shared else "it has neither data nor binary_data_size"
                 bad(f"tensor {tensor.name!r}: {why}")
-            array = from_json(tensor.data, tensor.datatype, tensor.shape, tensor.name, nulls=nulls)
+            array = from_json(tensor.data, tensor.datatype, tensor.shape, tensor.name)
         else:
             if type(size) is not int or not 0 <= size <= len(tail) - at or not absent:
                 bad(f"tensor {tensor.name!r}: binary_data_size {size!r} does not fit, {len(tail) - at} bytes are left")

@@ -114,22 +114,24 @@ def to_bytes(array: AnyArray) -> bytes:
     return array.astype(DTYPES[datatype_of(array)]).tobytes()
 
 
-def from_json(data: Any, datatype: str, shape: Sequence[int], name: str, *, nulls: bool = False) -> AnyArray:
+def from_json(data: Any, datatype: str, shape: Sequence[int], name: str) -> AnyArray:
     """Read an array from nested or flat JSON numbers, row-major.
+
+    Null reads as NaN in a floating-point tensor, since JSON has no NaN and no infinity; it is refused elsewhere where
+    the model takes none.
 
     Args:
         data: decoded JSON.
         datatype: the protocol's word for it.
         shape: concrete.
         name: the tensor's, for messages.
-        nulls: null reads as NaN in a floating-point tensor, since JSON has no NaN and no infinity; else it is refused.
 
     Raises:
         MalformedError: wrong kind of values, out of the datatype's range, ragged, or a size that does not fit.
     """
     dtype = dtype_of(datatype)
     elements = count(shape, name)
-    array = _bytes_array(data, name) if datatype == "BYTES" else _numbers(data, dtype, datatype, name, nulls)
+    array = _bytes_array(data, name) if datatype == "BYTES" else _numbers(data, dtype, datatype, name)
     if array.size != elements:
         raise MalformedError(
             f"tensor {name!r}: {array.size} values do not fill shape {list(shape)}, which takes {elements}",
@@ -164,13 +166,13 @@ def from_array(array: Array) -> AnyArray:
     return from_bytes(array.data, array.datatype, array.shape, array.name)
 
 
-def _numbers(data: Any, dtype: np.dtype[Any], datatype: str, name: str, nulls: bool) -> AnyArray:
+def _numbers(data: Any, dtype: np.dtype[Any], datatype: str, name: str) -> AnyArray:
     try:
         array = np.array(data)
         if array.size == 0:
             return array.astype(dtype)
-        if dtype.kind == "f" and array.dtype.kind == "O" and nulls:
-            array = np.array(data, np.float64)
+        if dtype.kind == "f" and array.dtype.kind == "O":
+            array = _with_gaps(array, datatype)
         if dtype.kind in "iu" and array.dtype.kind not in "iu":
             array = _integers(data)
     except (ValueError, TypeError, OverflowError) as error:
@@ -184,6 +186,14 @@ def _numbers(data: Any, dtype: np.dtype[Any], datatype: str, name: str, nulls: b
             raise MalformedError(f"tensor {name!r}: a value lies outside {datatype}'s range", subject=name)
     with np.errstate(over="ignore"):  # too large for FP16 or FP32 reads as infinity, as IEEE 754 rounds
         return array.astype(dtype, copy=False)
+
+
+def _with_gaps(array: AnyArray, datatype: str) -> AnyArray:
+    """Numbers with NaN where there is null."""
+    kinds = {type(value) for value in array.flat}
+    if not kinds <= {int, float, type(None)}:
+        raise TypeError(f"data has values that are not {datatype}")
+    return array.astype(np.float64)
 
 
 def _integers(data: Any) -> AnyArray:

@@ -100,7 +100,7 @@ def test_sixty_four_bit_integers_keep_every_digit() -> None:
         ({"data": [[1], [2, 3]]}, "inhomogeneous"),
         ({"data": ["1", "2"]}, "not FP32"),
         ({"data": [True, False]}, "not FP32"),
-        ({"data": [1, None]}, "not FP32"),
+        ({"data": [True, None]}, "not FP32"),
         ({"data": [{}, 2]}, "not FP32"),
         ({"datatype": "INT8", "data": [1, 300]}, "outside INT8"),
         ({"datatype": "UINT8", "data": [-1, 3]}, "outside UINT8"),
@@ -186,7 +186,20 @@ def test_binary_may_be_asked_for_all_outputs_or_for_one() -> None:
             oip.decode_request(json.dumps(base).encode(), None)
 
 
-def test_not_a_number_reads_as_nan_in_answers_only() -> None:
+def test_null_reads_as_nan_and_only_a_model_that_takes_it_gets_it() -> None:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [[1.5, None]]}]}
+    asked = oip.decode_request(json.dumps(body).encode(), None)
+    np.testing.assert_array_equal(asked.inputs[0].array, np.array([[1.5, np.nan]], np.float32))
+    oip.check_request(asked, (Tensor(name="x", datatype="FP32", shape=(-1, 2), finite=False),), ())
+    with pytest.raises(MalformedError, match="NaN"):
+        oip.check_request(asked, (Tensor(name="x", datatype="FP32", shape=(-1, 2)),), ())
+    for datatype, data in (("INT32", [[1, None]]), ("FP32", [["1", None]]), ("FP32", [[True, None]])):
+        body["inputs"][0] |= {"datatype": datatype, "data": data}
+        with pytest.raises(MalformedError, match="tensor 'x'"):
+            oip.decode_request(json.dumps(body).encode(), None)
+
+
+def test_not_a_number_is_null_in_answers() -> None:
     response = InferResponse(model_name="m", outputs=(TensorValue("y", np.array([1.0, np.nan])),))
     data, header = oip.encode_response(response, InferRequest(inputs=()))
     assert b"null" in data
