@@ -117,7 +117,8 @@ def looks_around(folder: Path, arguments: Arguments, progress: Progress) -> dict
 
     ours = ("EDGELOOP_HUB", "EDGELOOP_SECRET", "OTEL_", "AWS_")
     hidden = [name for name in os.environ if name.startswith(ours) or "PASSPHRASE" in name]
-    return {"hidden": hidden, "temporary": tempfile.gettempdir(), "plain": os.environ.get("PLAIN", "")}
+    seen = {name.lower(): os.environ.get(name, "") for name in ("PLAIN", "OMP_WAIT_POLICY")}
+    return {"hidden": hidden, "temporary": tempfile.gettempdir(), **seen}
 
 
 def takes_up(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
