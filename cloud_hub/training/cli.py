@@ -18,12 +18,12 @@ from cloud_hub.training.recipe import load_recipe
 if TYPE_CHECKING:
     from cloud_hub.samples.dataset import Dataset
     from cloud_hub.training.checking import Contract
+    from cloud_hub.training.run_request import RunRequest
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, say what came of it. Errors are HubErrors."""
-    from cloud_hub.training.run import run
-    from cloud_hub.training.run_request import RunRequest
+    from cloud_hub.training.run import run, write_data
 
     options = _parser().parse_args(list(arguments))
     if options.check:
@@ -31,16 +31,12 @@ def main(arguments: Sequence[str]) -> None:
         return
     if options.out is None:
         raise UsageError("--out is missing", subject="--out", hint="--out DIR, or --check to try the recipe only")
-    model, snapshot = _snapshot(options.snapshot, options.hub)
-    request = RunRequest(
-        loaded=load_recipe(options.recipe),
-        out=options.out,
-        seed=options.seed,
-        snapshot=snapshot,
-        contract=_contract(options.like, options.hub, options.model or model, options.snapshot),
-        swap=_pair(options.swap_labels),
-        progress=_show if sys.stderr.isatty() else lambda step, share: None,
-    )
+    request = _request(options)
+    if options.data_only:
+        rows = write_data(request)
+        counts = " and ".join(f"{count} rows for {name}" for name, count in rows.items())
+        print(json.dumps({"out": str(options.out), "rows": rows}) if options.json else f"{counts}; in {options.out}")
+        return
     metrics = run(request)
     if not metrics:  # not the first process of torchrun's
         return
@@ -49,6 +45,22 @@ def main(arguments: Sequence[str]) -> None:
     else:
         said = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         print(f"on the exam: {said}; in {options.out}")
+
+
+def _request(options: argparse.Namespace) -> RunRequest:
+    """The run that the command line asks for."""
+    from cloud_hub.training.run_request import RunRequest
+
+    model, snapshot = _snapshot(options.snapshot, options.hub)
+    return RunRequest(
+        loaded=load_recipe(options.recipe),
+        out=options.out,
+        seed=options.seed,
+        snapshot=snapshot,
+        contract=_contract(options.like, options.hub, options.model or model, options.snapshot),
+        swap=_pair(options.swap_labels),
+        progress=_show if sys.stderr.isatty() else lambda step, share: None,
+    )
 
 
 def _check(recipe: str, *, as_json: bool) -> None:
@@ -82,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", help="a module's name or a .py file")
     parser.add_argument("--out", type=Path, help="directory to write; checkpoints in it are resumed")
     parser.add_argument("--check", action="store_true", help="try the recipe on a handful of rows; writes nothing")
+    parser.add_argument(
+        "--data-only", action="store_true", help="train nothing; write the rows of calibration and of the verdict"
+    )
     parser.add_argument("--snapshot", default="", help="train on a snapshot as well: its id with --hub, else its file")
     parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot, or the model")
     parser.add_argument("--model", default="", help="with --hub: train for this model, keep its interface")

@@ -96,9 +96,7 @@ def run(request: RunRequest) -> dict[str, float]:
         (request.out / "teacher.onnx").write_bytes(onnx_of_made(teacher, parts.train))
     _write_student(request.out, student, parts)
     _write_before(request.out, parts.steps.preparation)
-    for name, part in (("calibration", parts.calibration), ("validation", parts.validation.with_labels())):
-        data = make_dataset(part.inputs, part.y, name, non_finite=settled.loose, precise=True)
-        save_dataset(request.out / f"{name}.npz", data)
+    _write_data(request.out, settled, parts)
     exam = parts.exam.with_labels()
     made = {"teacher": teacher, "student": student} if teacher is not None else {"student": student}
     found = {
@@ -109,6 +107,23 @@ def run(request: RunRequest) -> dict[str, float]:
     (request.out / "metrics.json").write_text(json.dumps(found, indent=2) + "\n")
     (request.out / "lineage.json").write_bytes(msgspec.json.encode(lineage_of(request)))
     return found
+
+
+def write_data(request: RunRequest) -> dict[str, int]:
+    """Write only the rows that a run calibrates on (calibration.npz) and gives its verdict by (validation.npz), which
+    are the same for the same recipe, snapshot and seed; returns how many each has."""
+    settled = settle_run(request)
+    parts = deal_run(request, settled)
+    request.out.mkdir(parents=True, exist_ok=True)
+    return _write_data(request.out, settled, parts)
+
+
+def _write_data(out: Path, settled: Settled, parts: Parts) -> dict[str, int]:
+    held = {"calibration": parts.calibration, "validation": parts.validation.with_labels()}
+    for name, part in held.items():
+        data = make_dataset(part.inputs, part.y, name, non_finite=settled.loose, precise=True)
+        save_dataset(out / f"{name}.npz", data)
+    return {name: len(part) for name, part in held.items()}
 
 
 def _writes() -> bool:

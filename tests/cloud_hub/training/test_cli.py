@@ -40,6 +40,10 @@ def test_a_snapshot_is_named_by_id_or_by_file(hub: HubFixture, tmp_path: Path) -
     lineages = [json.loads((tmp_path / name / "lineage.json").read_bytes()) for name in "ab"]
     assert lineages[0]["snapshot"] == lineages[1]["snapshot"] == row.id
     assert (tmp_path / "a" / "metrics.json").read_bytes() == (tmp_path / "b" / "metrics.json").read_bytes()
+    main([quick, "--data-only", "--out", str(tmp_path / "rows"), "--snapshot", str(file)])
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["calibration.npz", "validation.npz"]
+    for name in ("calibration.npz", "validation.npz"):
+        assert (tmp_path / "rows" / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), "the verdict's rows"
     with pytest.raises(HubError, match="no snapshot"):
         main([quick, "--out", str(tmp_path / "c"), "--hub", str(hub.hub.config.directory), "--snapshot", "0" * 64])
 
