@@ -26,7 +26,8 @@ class Prepared:
     """The source and the data, made to fit each other and called as in the release. `outputs` are the outputs' names.
 
     `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names. `names` maps the
-    data's names of inputs to the release's; `notes` say which inputs have another datatype than in the data. Where the
+    data's names of inputs to the release's; `notes` say which inputs have another datatype than in the data, or a
+    size that the program leaves open. Where the
     request has preprocessing steps, these are what the steps make, and `asked` is what applications send.
     """
 
@@ -57,7 +58,7 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
     if request.channels_last:
         check_channels_last(source.validation)
     prepared = _of_torch(source, metric) if request.module is not None else _of_onnx(source, metric)
-    notes = _other_datatypes(source.validation, prepared)
+    notes = (*_other_datatypes(source.validation, prepared), *_fixed_sizes(source))
     prepared = replace(prepared, request=request, asked=asked or prepared.asked, notes=notes)
     if request.cloud is None:
         return prepared
@@ -142,6 +143,25 @@ def _other_datatypes(given: Dataset, prepared: Prepared) -> tuple[str, ...]:
         f"input {name!r} is {datatype_of(made)}, which the model takes, and {datatype_of(array)} in the data"
         for (name, made), array in zip(prepared.validation.inputs.items(), _in_order(given, prepared), strict=True)
         if datatype_of(made) != datatype_of(array)
+    )
+
+
+def _fixed_sizes(request: CompileRequest) -> tuple[str, ...]:
+    """For people: the sizes that an exported program leaves open, and the release does not."""
+    if request.module is None:
+        return ()
+    import torch
+
+    if not isinstance(request.module, torch.fx.GraphModule):
+        return ()
+    given = {node.name: node.meta.get("val") for node in request.module.graph.nodes if node.op == "placeholder"}
+    shapes = {name: value.shape for name, value in given.items() if isinstance(value, torch.Tensor)}
+    return tuple(
+        f"input {name!r}: the program leaves the size of axis {axis} open, and this release has the data's; to keep it "
+        "open, export the module as ONNX (torch.onnx.export, dynamic_shapes) and import that file"
+        for name, shape in shapes.items()
+        for axis, size in enumerate(shape)
+        if axis and isinstance(size, torch.SymInt)
     )
 
 

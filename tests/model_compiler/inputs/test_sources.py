@@ -137,6 +137,27 @@ def test_an_exported_program_is_a_source(student, request_, tmp_path):
     assert made.left_out == {} and made.manifest.variant("onnx-fp32").verdict.value > 0.9
 
 
+def test_a_size_that_a_program_leaves_open_and_the_release_does_not_is_said(request_, tmp_path):
+    class Loud(torch.nn.Module):
+        def forward(self, sound):
+            return {"scores": torch.stack([sound.mean(1), -sound.mean(1)], 1)}
+
+    sizes = ({0: torch.export.Dim("n"), 1: torch.export.Dim("time", min=2)},)
+    program = torch.export.export(Loud().eval(), (torch.zeros(2, 9),), dynamic_shapes=sizes)
+    torch.export.save(program, tmp_path / "loud.pt2")
+    x = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
+    rows = [make_dataset({"sound": part}, (part.mean(1) < 0).astype(int), "loud") for part in (x[:20], x[20:])]
+    made = compile_release(
+        replace(
+            request_, module=sources.load_torch(str(tmp_path / "loud.pt2"), None), cloud=None, labels=("a", "b"),
+            targets=("onnx-fp32",), calibration=rows[0], validation=rows[1], out=tmp_path / "r",
+        )
+    )  # fmt: skip
+    assert made.manifest.inputs[0].shape == (-1, 9)
+    notes = made.manifest.variant("onnx-fp32").verdict.notes
+    assert any("leaves the size of axis 1 open" in note and "import" in note for note in notes)
+
+
 def test_a_module_that_does_not_take_the_data_says_so(request_, tmp_path):
     wrong = make_dataset(np.zeros((4, 5), np.float32), np.zeros(4, int), "wrong")
     other = make_dataset(np.ones((4, 5), np.float32), np.zeros(4, int), "other")
