@@ -369,7 +369,7 @@ FAMILIES: dict[str, Callable[[], Made]] = {
 
 
 class Inverse(nn.Module):
-    """What cannot be compiled must say so by name."""
+    """A network that cannot be compiled, and must be refused by name."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.inv(x + 4 * torch.eye(4)).flatten(1)

@@ -1,4 +1,4 @@
-"""How soon answers that have become worse are found, beside what any test needs; `statistics.py` runs it.
+"""The delay until worse answers are found, beside the least that any test needs; `statistics.py` runs it.
 
 A release that agrees with its auditor in 93 % of all cases, then in 89 %, while its inputs stay as they were: one
 request a second, one in a hundred audited, windows of ten minutes, after 10,000 audits. No test whose false alarms are

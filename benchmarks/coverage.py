@@ -1,4 +1,4 @@
-"""Which architectures compile to which variants: `python benchmarks/coverage.py` (a few minutes on two cores).
+"""The variants that each architecture compiles to: `python benchmarks/coverage.py` (a few minutes on two cores).
 
 Every family of `benchmarks/architectures.py` gets random weights and random inputs; what is right is the
 module's own answer. A cell shows how much of the float outputs' variance the variant keeps (1 is all), or

@@ -1,4 +1,4 @@
-"""Whether drift alarms are rare while nothing happens and soon when it does; `statistics.py` runs it.
+"""The rarity of drift alarms while nothing happens, and their delay when it does; `statistics.py` runs it.
 
 Handwritten digits (scikit-learn's) as a device's sketch sees them; windows of ten minutes. Every replicate is a model
 with devices of its own, watched from its first window with the defaults: a provisional test at first, a baseline of a
@@ -253,7 +253,7 @@ def against_mmd(shift: str, data: Digits, draws: int, seed: int, n: int = 200) -
     everything = np.concatenate([plain, changed]).astype(np.float32)
 
     def drawn(start: int, size: int) -> npt.NDArray[np.float32]:
-        """How often each image is in each of some samples: (PAIRS, images)."""
+        """Count how often each image is in each of some samples: (PAIRS, images)."""
         counts = np.zeros((PAIRS, len(both)), np.float32)
         np.add.at(counts, (np.arange(PAIRS)[:, None], rng.integers(start, start + size, (PAIRS, n))), 1.0)
         return counts

@@ -1,4 +1,4 @@
-"""Whether a baseline learns the week; `statistics.py` runs it.
+"""The test that a baseline learns the week; `statistics.py` runs it.
 
 A model whose weekdays hold half as many again of five classes, and its weekends half as few. A baseline of the first
 day, a Monday, knows nothing of it: the weekends raise alarms, which an operator closes as usual (`fleet drift close

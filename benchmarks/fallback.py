@@ -134,7 +134,7 @@ async def another(device: Device) -> dict[str, Any]:
 
 
 def environment(folder: Path, port: int, output: str) -> dict[str, str]:
-    """What a server is started with. MLServer reads a folder and takes further ports."""
+    """Return the environment that a server is started with. MLServer reads a folder and takes further ports."""
     linear = {"weights": models.WEIGHTS.tolist(), "bias": models.BIAS.tolist()}
     ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
     (folder / "settings.json").write_text(json.dumps({**ports, "host": "127.0.0.1", "parallel_workers": 0}))

@@ -1,4 +1,4 @@
-"""What a hub's regular work costs as its fleet grows: a rollout's step, a new rollout, lists, the page, `/metrics`.
+"""The cost of a hub's regular work as its fleet grows: a rollout's step, a new rollout, lists, the page, `/metrics`.
 
 For each size a fleet is written straight into a database of each kind: devices with labels, their reports and windows,
 and a rollout in its second stage with evidence of each device. Each kind of work is then timed (the median of several)
@@ -119,7 +119,7 @@ def create(hub: HubFixture) -> str:
 
 
 def write_beside(hub: HubFixture, work: Callable[[], object]) -> tuple[float, float]:
-    """What writing a report takes alone (median), and at most while `work` goes on; in ms."""
+    """Measure what writing a report takes alone (median), and at most while `work` goes on; in ms."""
     stop, took = Event(), list[float]()
 
     def write() -> None:

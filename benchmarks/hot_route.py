@@ -1,4 +1,4 @@
-"""What a request of the local API costs beside the model, stage by stage, in microseconds of this process's CPU time.
+"""The cost of a request of the local API beside the model, stage by stage, in microseconds of this process's CPU time.
 
 `python benchmarks/hot_route.py` asks for nothing but the repository; the model is keyword spotting where
 `EDGELOOP_DATA` names a folder with it, else a tiny one. No socket and no client: bytes are fed into the protocol class

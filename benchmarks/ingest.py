@@ -1,4 +1,4 @@
-"""How fast the hub takes what devices send, against the database's own limit for the same rows.
+"""The speed at which the hub takes devices' messages, against the database's own limit for the same rows.
 
 `python benchmarks/ingest.py` takes batches of `BATCH` messages of every kind through the real ingestor, with everything
 that belongs to it: reading and checking, cursors, one durable transaction, signed receipts. After each batch the very

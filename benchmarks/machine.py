@@ -1,4 +1,4 @@
-"""What figures were measured on, for the files in `results`."""
+"""The machine that figures were measured on, for the files in `results`."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def bytecode(directory: Path) -> dict[str, str]:
 
 
 def ratios(p50: dict[str, float], rates: dict[str, int]) -> dict[str, float]:
-    """What the figures say; those of peers that are there."""
+    """Return the ratios of the figures; those of peers that are there."""
     found = {"ours_to_bare_and_echo": p50["ours"] / (p50["bare"] + p50["echo"])} if "echo" in p50 else {}
     found |= {
         f"{name}_to_ours": p50[name] / p50["ours"] for name, peer in PEERS.items() if peer.complete and name in p50

@@ -1,4 +1,5 @@
-"""Whether what a release promises holds: `python benchmarks/statistics.py [--only guard silence]`, 20 minutes.
+"""The promises of a release, held against simulations: `python benchmarks/statistics.py [--only guard silence]`, 20
+minutes.
 
 Deferral: handwritten digits (scikit-learn's), a weak edge model and a strong cloud model. A target is fitted to n
 random rows, and held against all rows. Broken: it was signed and does not hold there. Writes
@@ -70,7 +71,7 @@ class Population:
     y: npt.NDArray[np.int64]
 
     def kept(self, found: Deferral, target: DeferTarget) -> bool:
-        """Whether the target holds here with this temperature and threshold."""
+        """Tell whether the target holds here with this temperature and threshold."""
         p = probabilities(self.logits, temperature=found.temperature)
         deferred = confidence(p) < found.threshold
         if target.error is None:
@@ -99,7 +100,7 @@ def oracle(population: Population) -> float:
 
 
 def judge(population: Population, target: DeferTarget, n: int, draws: int, seed: int) -> dict[str, Any]:
-    """How often the target is signed, and broken all the same, over random sets of n rows."""
+    """Count how often the target is signed, and broken all the same, over random sets of n rows."""
     rng = np.random.default_rng([seed, n])
     signed = broken = 0
     for _ in range(draws):
@@ -113,7 +114,7 @@ def judge(population: Population, target: DeferTarget, n: int, draws: int, seed:
 
 
 def teachers(worse: float, labels: int, draws: int, seed: int) -> dict[str, Any]:
-    """How often a teacher that is `worse` (a fraction) than the one before becomes auditor."""
+    """Count how often a teacher that is `worse` (a fraction) than the one before becomes auditor."""
     rng = np.random.default_rng([seed, labels])
     accepted = 0
     for _ in range(draws):
@@ -124,7 +125,7 @@ def teachers(worse: float, labels: int, draws: int, seed: int) -> dict[str, Any]
 
 
 def scenes(pattern: str, devices: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Which scene each device meets at each of its audited requests, (length, devices)."""
+    """Draw the scene that each device meets at each of its audited requests, (length, devices)."""
     if pattern == "20 scenes a device":
         own = rng.integers(0, SCENES, (20, devices))
         return np.take_along_axis(own, rng.integers(0, 20, (length, devices)), axis=0)
@@ -169,7 +170,7 @@ def rollout(pattern: str, devices: int, loss: float, rng: np.random.Generator) -
 
 
 def guard(pattern: str, devices: int, loss: float, draws: int, seed: int) -> dict[str, Any]:
-    """How rollouts of a harmless, or harmful, release end."""
+    """Count the ends of rollouts of a harmless, or harmful, release."""
     rng = np.random.default_rng([seed, devices, int(1000 * loss)])
     ends = [rollout(pattern, devices, loss, rng) for _ in range(draws)]
     shares = {name: ends.count(name) / draws for name in ("healthy", "harmful", "not-enough-evidence")}

@@ -231,7 +231,7 @@ def measure_http(files: dict[str, bytes], seconds: float) -> dict[str, Any]:
 
 
 def measure_stalls(_files: dict[str, bytes], _seconds: float) -> dict[str, Any]:
-    """What one client can do to another."""
+    """Measure the harm that one client can do to another."""
     found = {"stalls": stalls(), "held_connections": holders()}
     print("stalls:", json.dumps(found, indent=1), flush=True)
     return found

@@ -1,4 +1,4 @@
-"""What a retrain costs devices, and what it is worth: `python benchmarks/retrain_bytes.py [--data digits|mnist]`.
+"""The cost of a retrain for devices, and its worth: `python benchmarks/retrain_bytes.py [--data digits|mnist]`.
 
 A student is trained and compiled, then retrained on labelled images that are turned (a camera that slipped): anew, by
 a fine-tune of all its weights, as `fleet retrain` does it, and under a byte budget (`--max-bytes`, by default a tenth

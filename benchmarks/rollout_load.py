@@ -1,4 +1,4 @@
-"""What a hub does with 1,000, 5,000 and 10,000 devices: a good rollout that finishes, a bad one that halts.
+"""The load of a hub with 1,000, 5,000 and 10,000 devices: a good rollout that finishes, a bad one that halts.
 
 For each database and size a hub is started as an operator does, with its own Mosquitto, and `fleet simulate` beside it:
 
@@ -233,7 +233,8 @@ def scrape(hub: OperatedHub) -> str:
 
 
 def messages(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> dict[str, int]:
-    """What the hub took between two scrapes, by its kind: also what came again, too early, or found no room."""
+    """Count the hub's messages between two scrapes, by their kind: also those that came again, too early, or found
+    no room."""
     return {
         kind: round(count - before.get((name, kind), 0.0))
         for (name, kind), count in sorted(after.items())
@@ -242,7 +243,7 @@ def messages(before: dict[tuple[str, str], float], after: dict[tuple[str, str], 
 
 
 def looks(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
-    """How many looks the engines took between two scrapes, and how long each took on average."""
+    """Count the looks of the engines between two scrapes, and the average time of each."""
     found = {}
     for service in ("rollouts", "drift"):
 
@@ -335,7 +336,7 @@ def _postmaster(connection: str) -> int:
 
 
 def wrong(found: dict[str, Any]) -> list[str]:
-    """What did not hold, in words."""
+    """Return the broken expectations, in words."""
     said = []
     for part, one in found.items():
         if one["lost"] or (one["waiting"] and part == PARTS[0]):  # the others end in the middle of what they send

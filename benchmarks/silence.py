@@ -97,7 +97,7 @@ def rollout(devices: int, harmful: bool, known: bool, seed: int) -> tuple[str, b
 
 
 def row(devices: int, harmful: bool, known: bool, draws: int, seed: int) -> dict[str, Any]:
-    """How `draws` rollouts end."""
+    """Count the ends of `draws` rollouts."""
     ends = [rollout(devices, harmful, known, seed + number) for number in range(draws)]
     return {
         "release": "harmful" if harmful else "harmless",

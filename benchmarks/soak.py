@@ -103,7 +103,7 @@ class Soak:
         return sum(row[0] or 0 for row in rows)
 
     def serves(self, number: int) -> bool:
-        """Whether the device has committed that release."""
+        """Tell whether the device has committed that release."""
         model = read_state(self.device).models.get("tiny")
         return model is not None and model.state == "committed" and (model.active and model.active.release) == number
 
@@ -154,7 +154,7 @@ class Soak:
 
 
 class Process:
-    """What is looked at of a process over time."""
+    """The memory and the open files of a process over time."""
 
     def __init__(self, pid: int) -> None:
         self._folder = Path(f"/proc/{pid}")

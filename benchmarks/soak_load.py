@@ -65,7 +65,7 @@ class Tally:
         return 0.0
 
     def document(self) -> dict[str, Any]:
-        """What was counted."""
+        """Return the counts."""
         return {
             "requests": self.requests,
             "failed": self.failed,

@@ -198,7 +198,7 @@ def hold(address: tuple[str, int], declared: int, sent: int) -> socket.socket:
 
 
 def holders() -> dict[str, Any]:
-    """What held connections cost the agent and its other clients."""
+    """Measure the cost of held connections for the agent and its other clients."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,5 @@
-"""Whether what a release promises is kept: `python benchmarks/statistics.py`; see `promises`, which does the work.
+"""The promises of a release, and whether each is kept: `python benchmarks/statistics.py`; see `promises`, which does
+the work.
 
 Python looks for modules in a script's folder first. So every other script here, and whatever it imports, finds this
 file where it means the standard library's, and is given that.

@@ -1,4 +1,4 @@
-"""How much of a training's time is the model's own: `python benchmarks/training.py [--seconds 5] [--rows 20000]`.
+"""The model's own share of a training's time: `python benchmarks/training.py [--seconds 5] [--rows 20000]`.
 
 Three loops train the same network on the same rows with the same optimizer: the kit's (`cloud_hub.training.fitting`,
 which holds the data where the network is and draws batches there), a plain loop over torch's DataLoader, and the model

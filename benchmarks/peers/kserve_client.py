@@ -12,7 +12,7 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 
 async def main(url: str, token: str) -> dict[str, object]:
-    """What it was told."""
+    """Ask the server, and return its answers."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     client = InferenceRESTClient(RESTConfig(protocol="v2", transport=httpx.AsyncHTTPTransport(verify=False)))
     tensor = InferInput("input", [2, 4], "FP32")

@@ -1,4 +1,4 @@
-"""What the servers of `benchmarks/fallback.py` answer: the linear classifier of `tests.support.models`."""
+"""The model of the servers in `benchmarks/fallback.py`: the linear classifier of `tests.support.models`."""
 
 from __future__ import annotations
 

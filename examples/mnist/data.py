@@ -17,7 +17,11 @@ Part = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
 def folder() -> Path:
-    """Where the files are; raises FileNotFoundError that says what to do."""
+    """Return the folder of the files.
+
+    Raises:
+        FileNotFoundError: it has none; the message says what to do.
+    """
     path = Path(os.environ.get("EDGELOOP_DATA", "")) / "mnist"
     if not (path / "train_60000.npz").is_file():
         raise FileNotFoundError(f"{path}: no train_60000.npz; set EDGELOOP_DATA to the folder that holds mnist/")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
+FOLDERS = ("fleet", "edge_agent", "cloud_hub", "model_compiler", "benchmarks", "examples")
 CLAUSE = re.compile(
     r"(who(m|se|ever)?|what(ever)?|which(ever)?|whether|where(ver)?|how|why|when(ever)?)\b", re.IGNORECASE
 )
@@ -29,7 +29,7 @@ def clauses(source: str) -> Iterator[tuple[str, str]]:
 
 
 def test_no_docstring_begins_with_a_clause() -> None:
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     found = [(str(path.relative_to(ROOT)), *one) for path in paths for one in clauses(path.read_text("utf-8"))]
     assert found == [], "begin with a noun or a verb: The release that …, Return …, Tell whether …"
 
