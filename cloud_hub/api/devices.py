@@ -69,7 +69,8 @@ def list_vitals(
     after: Annotated[Int64, Query()] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = _PAGE,
 ) -> VitalsPage:
-    """How a device's machine did, hour by hour: those that end after `since` (Unix seconds) and begin after `after`."""
+    """List the vital signs of a device's machine by hour: those that end after `since` (Unix seconds) and begin
+    after `after`."""
     return vitals.list_hours(hub, device_id, since=since, after=after, limit=limit)
 
 

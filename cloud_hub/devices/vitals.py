@@ -1,4 +1,4 @@
-"""How a device's machine did, hour by hour."""
+"""A device's vital signs, hour by hour."""
 
 from __future__ import annotations
 

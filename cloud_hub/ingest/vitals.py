@@ -20,7 +20,8 @@ Number = TypeVar("Number", int, float)
 
 
 class Hour(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the heartbeats of one hour told, which `begins` at that Unix second; what none of them told is missing.
+    """The vital signs in the heartbeats of one hour, which `begins` at that Unix second; one that none of them told is
+    missing.
 
     `cpu` is the mean busy share, over the `readings` that told it, and `cpu_most` the highest. `memory` and `disk` are
     bytes in all, as told last; `memory_free` and `disk_free` the fewest that programs could have; `celsius` the

@@ -27,11 +27,12 @@ class DeviceVitals(ResponseModel):
 
 
 class VitalsHour(ResponseModel):
-    """What the heartbeats of one hour told of a machine; the hour `begins` at that Unix second, by the hub's clock.
+    """The vital signs of a machine in one hour, by its heartbeats; the hour `begins` at that Unix second, by the hub's
+    clock.
 
     `cpu` is the mean busy share of all its cores in [0, 1], `cpu_most` the highest; `memory_free` and `disk_free` are
-    the fewest bytes that programs could have, of `memory` and `disk` in all; `celsius` is the hottest. Null is what no
-    heartbeat told.
+    the fewest bytes that programs could have, of `memory` and `disk` in all; `celsius` is the hottest. A value that no
+    heartbeat told is null.
     """
 
     begins: int

@@ -64,7 +64,8 @@ class DeviceCalls(Calls):
         return self._get(path_of("devices", device), DeviceDetail)
 
     def device_vitals(self, device: str, *, since: float = 0.0) -> list[VitalsHour]:
-        """How a device's machine did in each hour that ends after `since` (Unix seconds), the oldest first."""
+        """Return the vital signs of a device's machine in each hour that ends after `since` (Unix seconds), the
+        oldest first."""
         query = [("since", repr(since)), ("limit", str(PAGE))]
         return list(self._items(path_of("devices", device, "vitals"), VitalsPage, query))
 

@@ -30,7 +30,8 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 class Curve(Struct, frozen=True, kw_only=True):
-    """What `kind` was over time: `runs` are the points of polylines (`x,y x,y …`), between which it is not known."""
+    """The course of `kind` over time: `runs` are the points of polylines (`x,y x,y …`), between which it is not
+    known."""
 
     kind: str
     runs: list[str]

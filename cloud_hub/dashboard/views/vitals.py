@@ -1,4 +1,4 @@
-"""How a device's machine did in a month, as charts."""
+"""A device's vital signs in a month, as charts."""
 
 from __future__ import annotations
 
