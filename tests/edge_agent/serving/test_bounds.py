@@ -122,6 +122,21 @@ def test_a_run_leaves_the_event_loop_by_its_own_number_of_values(agent, monkeypa
     assert served.slow({"input": np.zeros((rows, 4), np.float32)}) is slow
 
 
+@pytest.mark.parametrize(("own", "slow"), [(0.001, False), (0.05, True)])
+def test_a_busy_device_does_not_take_a_fast_model_for_slow(agent, monkeypatch, own, slow):
+    """Every run takes 0.1 s by the clock, since others take the processor, and `own` seconds of it are the run's."""
+    served = agent.slots.slot("tiny").active
+    clock, thread = iter([0.0, 0.1] * 20), iter([0.0, own] * 20)
+    monkeypatch.setattr(slots.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(slots.time, "thread_time", lambda: next(thread))
+    served.costs = slots.run_costs()
+    served.run({"input": X})
+    assert served.slow({"input": X}), "what it takes by the clock is all that is known of a run that was thought fast"
+    for _ in range(5):
+        served.run({"input": X})
+    assert served.slow({"input": X}) is slow
+
+
 def test_what_a_run_costs_is_known_before_the_first_request(agent):
     assert agent.slots.slot("tiny").active.cost_s({"input": X}) > 0
 
