@@ -6,6 +6,7 @@ paths and symbolic links, but loads a file (or hard link) in the working folder 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DRIVER = "are the device's driver and CUDA's libraries there? onnxruntime's log says what is missing"
+_NO_LOCALE = re.compile(r"Failed to construct locale with name:([^:\s]+)")
 _DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -76,7 +78,7 @@ class OnnxRuntime:
         try:
             session = self._ort.InferenceSession(data, settings, providers=providers)
         except Exception as error:
-            raise ModelLoadError(str(error)) from error
+            raise ModelLoadError(_in_words(str(error))) from error
         if options.device != CPU and _CUDA not in session.get_providers():  # it falls back in silence
             raise ModelLoadError(f"the model does not run on {options.device}", hint=_DRIVER)
         return OnnxFile(session)
@@ -92,6 +94,17 @@ class OnnxRuntime:
             raise ModelLoadError(f"this onnxruntime cannot use {device}", hint="pip install onnxruntime-gpu")
         # Operators without a CUDA kernel run on the CPU, as ONNX Runtime wants it.
         return [(_CUDA, {"device_id": number}), _CPU]
+
+
+def _in_words(why: str) -> str:
+    """Why a session was refused; in words where ONNX Runtime's own name neither cause nor remedy."""
+    missing = _NO_LOCALE.search(why)
+    if missing is None:
+        return why
+    return (
+        f"its operator StringNormalizer needs the locale {missing[1]}, which this machine lacks: install it here and "
+        "wherever the model shall run (locale-gen, of Debian's package locales), or export the model with locale 'C'"
+    )
 
 
 class OnnxFile:

@@ -21,7 +21,7 @@ from fleet.runtimes.tensors import FileTensor
 from model_compiler import main
 from model_compiler.build.artifacts import Artifact
 from model_compiler.build.targets import TARGETS
-from model_compiler.errors import DataError, InterfaceError, SourceError
+from model_compiler.errors import DataError, InterfaceError, SourceError, TargetError
 from model_compiler.evaluate import measurements
 from model_compiler.importing import import_release
 from model_compiler.inputs import ports, release_folder, sources
@@ -106,6 +106,15 @@ def test_the_float_origin_of_a_file_gets_what_its_integers_stand_for(tmp_path: P
     made = import_release(fixtures / "tiny_int8.tflite", asked, reference=fixtures / "tiny_fp32.tflite").manifest
     verdict = made.variants[0].verdict
     assert made.inputs[0].datatype == "INT8" and verdict.reference > 0.95 and verdict.agreement > 0.9
+
+
+def test_an_operator_whose_locale_is_missing_says_what_to_install(tmp_path: Path) -> None:
+    nodes = [("StringNormalizer", ["word"], ["low"], {"case_change_action": "LOWER", "locale": "xx_NOWHERE"})]
+    file = onnx_file(nodes, {"word": ("BYTES", ["n"])}, {"low": ("BYTES", ["n"])})
+    words = np.array(["Red", "green"] * 4, object)
+    data = make_dataset({"word": words}, words, "validation", exact=True)
+    with pytest.raises(TargetError, match=r"needs the locale xx_NOWHERE.* or export the model with locale 'C'"):
+        imported(tmp_path, file, data, metric=parse("exact"))
 
 
 def state_file() -> bytes:
