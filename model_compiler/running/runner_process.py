@@ -115,7 +115,19 @@ class Loaded:
     def answers(self, places: Sequence[int]) -> list[Array]:
         """These outputs for every sample, each (n, …)."""
         rows = [self.answer(row) for row in range(len(self))]
-        return [np.concatenate([answer[place] for answer in rows]) for place in places]
+        return [_joined(self.outputs[place].plain_name, [answer[place] for answer in rows]) for place in places]
+
+
+def _joined(output: str, rows: Sequence[Array]) -> Array:
+    """The answers to all samples, each (1, …), as one array; ValueError where they differ in size."""
+    sizes = sorted({row.shape[1:] for row in rows})
+    if len(sizes) > 1:
+        least, most = (list(size) for size in (sizes[0], sizes[-1]))
+        raise ValueError(
+            f"output {output!r} has another size for each sample ({least} to {most}), and a release's have one: let "
+            "the model fill up to the largest, a detector with boxes of score 0"
+        )
+    return np.concatenate(rows)
 
 
 def _real(integers: Array, scale: float, zero_point: int) -> Array:

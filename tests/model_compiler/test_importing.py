@@ -117,6 +117,16 @@ def test_an_operator_whose_locale_is_missing_says_what_to_install(tmp_path: Path
         imported(tmp_path, file, data, metric=parse("exact"))
 
 
+def test_an_output_whose_size_differs_from_sample_to_sample_is_refused_in_words(tmp_path: Path) -> None:
+    """As of a detector that gives as many boxes as it finds."""
+    nodes = [("NonZero", ["x"], ["places"], {}), ("Cast", ["places"], ["found"], {"to": 1})]
+    file = onnx_file(nodes, {"x": ("FP32", [4])}, {"found": ("FP32", [1, "k"])})
+    x = np.tril(np.ones((4, 4), np.float32)).repeat(6, axis=0)
+    data = make_dataset({"x": x}, x.sum(1), "validation", exact=True)
+    with pytest.raises(TargetError, match=r"'found' has another size for each sample \(\[1, 1\] to \[1, 4\]\)"):
+        imported(tmp_path, file, data, metric=parse("mae"))
+
+
 def state_file() -> bytes:
     """The sum of what came so far: time varies, the state has no batch."""
     nodes = [
