@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fleet.cli.answered import class_of, confidence_of
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fleet.client import Client
 
 AT_ONCE = 500  # labels of one request: a refused one costs another request with the others
+HEARD_EVERY = 200  # samples, each of which is a request
 MOST_REFUSED = 1000  # by the hub; then the file is the wrong one
 VALUES, SHOWN = 256, 4000  # values of an input, and characters of all of them, that a task shows
 HEADING = ("sample", "label", "device", "release", "reason", "confidence", "edge said", "cloud said", "inputs")
@@ -32,11 +33,18 @@ class Sent(NamedTuple):
     untried: int
 
 
-def write_tasks(client: Client, samples: Iterable[SampleInfo], *, studio: bool) -> tuple[str, int, int]:
-    """Label Studio's JSON, or CSV; how many tasks it has, and how many samples were gone meanwhile."""
+def write_tasks(
+    client: Client, samples: Iterable[SampleInfo], *, studio: bool, hear: Callable[[int], None]
+) -> tuple[str, int, int]:
+    """Label Studio's JSON, or CSV; how many tasks it has, and how many samples were gone meanwhile.
+
+    `hear` is told now and then how many samples were read: the hub is asked for each by itself.
+    """
     rows: list[Any] = []
     gone = 0
-    for sample in samples:
+    for place, sample in enumerate(samples):
+        if place and place % HEARD_EVERY == 0:
+            hear(place)
         try:
             rows.append(_task(client, sample) if studio else _row(client, sample))
         except NotFoundError:

@@ -139,7 +139,13 @@ def export(
         if ranked is None
         else client.ranked_samples(model, count=ranked, since_alarm=since_alarm).items
     )
-    text, written, gone = write_tasks(client, samples, studio=format_ == ExportFormat.label_studio)
+    few = "; --ranked 50 writes only those that are worth a label most"
+    text, written, gone = write_tasks(
+        client,
+        samples,
+        studio=format_ == ExportFormat.label_studio,
+        hear=lambda done: note(f"{done} samples so far" + (few if ranked is None else "")),
+    )
     out.write_text(text, encoding="utf-8", newline="")
     document = {"file": str(out), "samples": written, "gone": gone}
     print_document(document, [("file", "file"), ("samples", "samples"), ("gone meanwhile", "gone")], json=json)

@@ -13,6 +13,8 @@ import pytest
 
 from cloud_hub.samples import store
 from cloud_hub.store.tables import Alarm
+from fleet.cli import label_tasks
+from fleet.cli import sample as sample_command
 from fleet.cli.main import run
 from fleet.cli.session import Session
 from fleet.protocol.messages import Sample
@@ -131,6 +133,18 @@ def test_no_device_crowds_the_others_out(hub: HubFixture, fleet: Fleet, monkeypa
     store.commit(hub.hub, "kiosk-2", flood)
     _, found = fleet("sample", "rank", "--model", "digits")
     assert found["candidates"] == 4 and "s1" in {item["id"] for item in found["items"]}
+
+
+def test_a_long_export_says_how_far_it_is(
+    hub: HubFixture, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(hub)
+    said: list[str] = []
+    monkeypatch.setattr(label_tasks, "HEARD_EVERY", 3)
+    monkeypatch.setattr(sample_command, "note", said.append)
+    options = ("sample", "export", "--model", "digits", "--format", "csv", "--out", str(tmp_path / "t.csv"))
+    assert fleet(*options)[1]["samples"] == 7
+    assert [words.split(";")[0] for words in said] == ["3 samples so far", "6 samples so far"]
 
 
 @pytest.mark.parametrize("options", [("--ranked", "3"), ("--since-alarm",), ("--format", "csv", "--since-alarm")])
