@@ -196,7 +196,7 @@ def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, ed
 
 
 def _meant(fitted: _Fitted, reference: Ports) -> dict[str, tuple[float, int]]:
-    """What the integers of the data stand for, by input, where the file takes them and its reference real values."""
+    """The meaning of the integers of data, by input, where the file takes them and its reference takes real values."""
     takers = {name: tensor for name, tensor in fitted.tensors.items() if tensor.scale}
     quantized = {name: tensor for name, tensor in takers.items() if fitted.data.inputs[name].dtype.kind in "iu"}
     theirs = {tensor.plain_name: tensor for tensor in reference.inputs}

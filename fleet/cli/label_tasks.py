@@ -84,7 +84,7 @@ def send_each(client: Client, labels: Mapping[str, Any], *, by: str) -> Sent:
 
 
 def _refused(error: FleetError) -> str:
-    """Why a label was refused, and what one may be."""
+    """The reason for which a label was refused, and what one may be."""
     why = str(error).removesuffix("; nothing was labelled")
     return f"{why}; {error.hint}" if error.hint else why
 

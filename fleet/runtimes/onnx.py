@@ -97,7 +97,7 @@ class OnnxRuntime:
 
 
 def _in_words(why: str) -> str:
-    """Why a session was refused; in words where ONNX Runtime's own name neither cause nor remedy."""
+    """The reason for which a session was refused, in our words where ONNX Runtime names neither cause nor remedy."""
     missing = _NO_LOCALE.search(why)
     if missing is None:
         return why
