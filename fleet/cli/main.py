@@ -30,7 +30,8 @@ from fleet.cli import (
     tune,
 )
 from fleet.cli.formats import with_output
-from fleet.cli.running import run_command
+from fleet.cli.repeated import given_twice
+from fleet.cli.running import run_command, say
 from fleet.cli.session import Session
 from fleet.console import write_any_letter
 from fleet.console.exits import SHORT
@@ -73,7 +74,11 @@ with_output(app)
 
 def run(arguments: Sequence[str], session: Session) -> int:
     """Run one command and return its exit code; errors go to standard error."""
-    return run_command(app, arguments, session)
+    command = typer.main.get_command(app)
+    twice = given_twice(command, arguments)
+    if twice:
+        return say(f"{twice} is given twice, and takes one value", "give it once; --help says which may be repeated", 2)
+    return run_command(command, arguments, session)
 
 
 def main() -> None:

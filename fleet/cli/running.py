@@ -24,13 +24,13 @@ def run_command(app: Callable[..., Any], arguments: Sequence[str], session: Sess
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except FleetError as error:
-        return _say(str(error), error.hint, error.exit_code)
+        return say(str(error), error.hint, error.exit_code)
     except ProtocolError as error:
-        return _say(str(error), error.hint, 1)
+        return say(str(error), error.hint, 1)
     except BrokenPipeError:
         return 1
     except OSError as error:
-        return _say(*_refused(error))
+        return say(*_refused(error))
     return 0
 
 
@@ -50,7 +50,8 @@ def _refused(error: OSError) -> tuple[str, str, int]:
     return text, hints.get(error.errno or 0, ""), code
 
 
-def _say(message: str, hint: str, code: int) -> int:
+def say(message: str, hint: str, code: int) -> int:
+    """Write an error with what to do to standard error, and return its exit code."""
     note(f"error: {message}")
     if hint:
         note(f"try: {hint}")

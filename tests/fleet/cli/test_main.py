@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from fleet.cli.main import app
+from fleet.cli.repeated import given_twice
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -47,6 +48,27 @@ def test_without_a_login_it_says_how(fleet) -> None:
 def test_an_unknown_command_is_a_usage_error(fleet) -> None:
     assert fleet("frobnicate").code == 2
     assert fleet("device", "list", "--label", "nonsense").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "twice"),
+    [
+        (("token", "create", "--scope", "infer:a", "--scope", "infer:b"), "--scope"),
+        (("token", "create", "--note=a", "--note", "b"), "--note"),
+        (("channel", "set", "c", "-m", "a", "--model", "b"), "--model"),
+        (("token", "create", "--label", "a=b", "--label", "c=d"), ""),
+        (("token", "create", "--note", "--scope", "--scope", "infer:a"), ""),  # a note that looks like an option
+        (("sample", "label", "a=1", "--json", "--json"), ""),
+        (("sample", "label", "--by", "ada", "--", "--by", "b"), ""),
+        (("nonsense", "--by", "a", "--by", "b"), ""),
+    ],
+)
+def test_an_option_of_one_value_is_not_taken_twice(fleet, arguments: tuple[str, ...], twice: str) -> None:
+    """The last one would win in silence: a token for one model, where two were asked for."""
+    assert given_twice(typer.main.get_command(app), arguments) == twice
+    if twice:
+        outcome = fleet(*arguments)
+        assert outcome.code == 2 and f"{twice} is given twice" in outcome.err
 
 
 def test_a_hub_that_is_away_gives_six(fleet, hub) -> None:
