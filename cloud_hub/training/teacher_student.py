@@ -99,6 +99,7 @@ def _fitted(
     from cloud_hub.training.sparing import free_of
     from model_compiler.build.adapting import original
 
+    request.progress(plan.step, 0.0)  # before a warm start looks for the weights that matter
     torch.manual_seed(plan.seed)
     data = steps.ready(raw)
     adapted = placed(make(), data, settled.outputs)

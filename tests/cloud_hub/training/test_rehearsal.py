@@ -11,6 +11,8 @@ from cloud_hub.errors import HubError
 from cloud_hub.training.cli import main
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.rehearsal import rehearse
+from cloud_hub.training.run import run as run_recipe
+from cloud_hub.training.run_request import RunRequest
 from fleet.cli import recipe as command
 from fleet.cli.main import run
 from fleet.cli.session import Session
@@ -36,6 +38,17 @@ def test_a_loss_of_what_only_training_answers_holds_in_a_retrain_too(tmp_path: P
     file.write_text(file.read_text().replace("hyper=Hyper(", "loss=loss, hyper=Hyper("))
     file.write_text(file.read_text().replace("def rows(", LOSS + "def rows("))
     assert [step.words for step in rehearse(load_recipe(str(file)), tmp_path / "out") if not step.passed] == []
+
+
+def test_a_step_is_named_before_its_work_begins(tmp_path: Path) -> None:
+    """A job that fails in it would name the step before."""
+    seen: list[tuple[str, float]] = []
+    quick = written(tmp_path, "teacher_epochs=40, student_epochs=30", "teacher_epochs=1, student_epochs=1")
+    run_recipe(
+        RunRequest(load_recipe(quick), tmp_path / "out", progress=lambda step, share: seen.append((step, share)))
+    )
+    begun = [step for step, share in seen if share == 0.0]
+    assert begun == ["training the teacher", "distilling the student", "writing"]
 
 
 TELLING = """
