@@ -90,7 +90,9 @@ def _label(results: Any) -> Any:
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not -MOST <= number <= MOST:
             raise ValueError(f"{str(number)[:SHOWN]!r} is no number")
         return number
-    raise ValueError(f"a result of type {str(kind)[:SHOWN]!r} is not read; choices and number are")
+    boxes = "; draw boxes on the dashboard, or give them as JSON: fleet sample label SAMPLE=@boxes.json"
+    what = f"a result of type {str(kind)[:SHOWN]!r} is not read; choices and number are"
+    raise ValueError(what + (boxes if kind == "rectanglelabels" else ""))
 
 
 def _classes(choices: Any) -> Any:

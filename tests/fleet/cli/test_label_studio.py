@@ -40,7 +40,10 @@ def test_choices_and_numbers_are_labels_and_skipped_tasks_have_none() -> None:
 
 BOX = [{"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5, "height": 5, "rectanglelabels": ["dog"]}}]
 WRONG: list[tuple[Any, str]] = [
-    (task(9, BOX), "task 9: a result of type 'rectanglelabels' is not read"),
+    (
+        task(9, BOX),
+        "task 9: a result of type 'rectanglelabels' is not read; choices and number are; draw boxes on the dashboard",
+    ),
     (task(9, []), "task 9: an annotation says nothing"),
     (task(9, choices("a") + choices("b")), "task 9: an annotation has 2 results"),
     (task(9, number("x")), "task 9: 'x' is no number"),
