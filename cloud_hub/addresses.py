@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from cloud_hub.errors import UsageError
+from fleet.protocol.hosts import is_loopback
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # what every server certificate is valid for
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -113,12 +114,6 @@ def resolve(config: HubPlace) -> Addresses:
         names=tuple(dict.fromkeys(host for host in hosts if is_hostname(host) and host not in LOOPBACK)),
         remarks=_remarks(config, broker, listener, advertised, url),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` leads to the machine that reads it."""
-    address = _address(host)
-    return host == "localhost" if address is None else address.is_loopback
 
 
 def is_wildcard(host: str) -> bool:

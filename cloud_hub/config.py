@@ -21,7 +21,6 @@ from pydantic_settings import (
 )
 
 from cloud_hub.addresses import Addresses, resolve
-from cloud_hub.addresses import is_loopback as is_loopback
 from cloud_hub.config_tables import (
     BrokerConfig,
     EnginesConfig,

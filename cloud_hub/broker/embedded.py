@@ -24,11 +24,11 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
-from cloud_hub.addresses import is_loopback
 from cloud_hub.errors import ForbiddenError, UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY
 from fleet.protocol import topics
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.hosts import is_loopback
 
 log = logging.getLogger(__name__)
 START_S = 10.0

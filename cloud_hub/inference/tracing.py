@@ -5,7 +5,7 @@ A hub without traces has the plain endpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cloud_hub.config import HubConfig
@@ -15,9 +15,7 @@ from cloud_hub.inference.loaded import LoadedRelease
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.serving import HotRequest, Reply
-from fleet.tracing import Span, Tracer, open_tracer
-
-CARRIED = (b"traceparent", b"tracestate")
+from fleet.tracing import Span, Tracer, carried, open_tracer
 
 
 class TracedEndpoint(InferEndpoint):
@@ -92,11 +90,6 @@ def make_tracer(config: HubConfig) -> Tracer:
         return open_tracer("cloud-hub", settings.endpoint, settings.ratio, facts)
     except ValueError as error:
         raise InvalidError(f"tracing: {error}", subject="tracing", hint="see [tracing] of hub.toml") from error
-
-
-def carried(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """The headers of W3C's trace context among those of a request."""
-    return {name.decode(): headers[name].decode("latin-1") for name in CARRIED if name in headers}
 
 
 def _ended(span: Span, error: BaseException) -> None:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cloud_hub.addresses import Addresses, is_loopback
+from cloud_hub.addresses import Addresses
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ForbiddenError, HubError
+from fleet.protocol.hosts import is_loopback
 
 log = logging.getLogger(__name__)
 

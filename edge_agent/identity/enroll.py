@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import ssl
 import time
@@ -33,6 +32,7 @@ from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.hosts import is_loopback
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
 
 if TYPE_CHECKING:
@@ -201,14 +201,6 @@ def _checked(url: str) -> str:
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise UsageError(f"{url} would send secrets in the clear", subject="url", hint="use https beyond loopback")
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:

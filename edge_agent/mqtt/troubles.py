@@ -17,7 +17,6 @@ bad-address      what the hub named cannot be a broker
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from msgspec import Struct
 
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import reconnecting
+from fleet.protocol.hosts import is_loopback
 from fleet.protocol.messages import MqttEndpoint
 
 HOST_MISMATCH, ADDRESS_MISMATCH = 62, 64  # X509_V_ERR_…_MISMATCH (openssl/x509_vfy.h)
@@ -109,14 +109,6 @@ def silent(endpoint: MqttEndpoint, seconds: float) -> Trouble:
     """A connection that stands, with nobody who answers the login, or the subscription after it."""
     said = f"no answer to login and subscription within {seconds:.0f} s"
     return Trouble("timed-out", said, f"is what listens on port {endpoint.port} there an MQTT broker?")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` leads every device to itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _of_tls(error: ssl.SSLError, endpoint: MqttEndpoint) -> Trouble:

@@ -10,9 +10,9 @@ from edge_agent.errors import AgentError, UsageError
 from edge_agent.serving.about import About, Document
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import ERRORS, refusal_of
-from edge_agent.serving.server import is_loopback
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.hosts import is_loopback
 from fleet.rpc import Refusal
 from fleet.rpc.loading import load_server
 from fleet.rpc.port import Bounds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 import stat
@@ -18,6 +17,7 @@ from edge_agent.serving.app import App
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
 from edge_agent.serving.tracing import traced
+from fleet.protocol.hosts import is_loopback
 from fleet.runtimes.cost import IN_FLIGHT
 from fleet.serving import BoundedServer, ByteBudget, Shared, hot_protocol, most
 from fleet.tracing import OFF, Tracer
@@ -100,14 +100,6 @@ def _listen_loopback(host: str, port: int) -> socket.socket:
     # protocol; without it an answer's second segment waits 40 ms for the client's delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only programs of this machine reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen_unix(path: Path) -> socket.socket:

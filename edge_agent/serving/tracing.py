@@ -27,10 +27,9 @@ from edge_agent.serving.turns import Found, InTurn
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.serving import HotRequest, HotRoute, Promise, Reply
-from fleet.tracing import Span, Tracer, open_tracer
+from fleet.tracing import Span, Tracer, carried, open_tracer
 
 TOLD = ("served_by", "variant", "confidence", "degraded", "fallback_reason")  # parameters of an answer
-CARRIED = (b"traceparent", b"tracestate")
 
 
 class Waits:
@@ -180,11 +179,6 @@ def make_engine(
 def traced(route: InferRoute, tracer: Tracer) -> HotRoute:
     """The hot route, which reads the trace of a request where somebody wants it."""
     return TracedRoute(route, tracer) if tracer.on else route
-
-
-def carried(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """The headers of W3C's trace context among those of a request."""
-    return {name.decode(): headers[name].decode("latin-1") for name in CARRIED if name in headers}
 
 
 async def _of_turn(future: asyncio.Future[Found]) -> oip.InferResponse:

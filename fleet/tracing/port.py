@@ -8,6 +8,12 @@ from typing import Literal, Protocol
 
 Value = str | bool | int | float
 Kind = Literal["server", "client", "internal"]
+CARRIED = (b"traceparent", b"tracestate")
+
+
+def carried(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers of W3C's trace context among those of a request, as `Tracer.following` reads them."""
+    return {name.decode(): headers[name].decode("latin-1") for name in CARRIED if name in headers}
 
 
 class Span(Protocol):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_hub.addresses import Addresses, check_bind, check_hostname, is_hostname, is_loopback, is_wildcard
+from cloud_hub.addresses import Addresses, check_bind, check_hostname, is_hostname, is_wildcard
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import InvalidError, UsageError
 
@@ -198,6 +198,4 @@ def test_where_to_listen() -> None:
     assert [check_bind(host) for host in ("0.0.0.0", "::", "192.0.2.7", "hub.example")]
     with pytest.raises(UsageError):
         check_bind("https://0.0.0.0")
-    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
-    assert not any(map(is_loopback, ("", "0.0.0.0", "hub.example", "127.0.0.1.example")))
     assert all(map(is_wildcard, ("", "0.0.0.0", "::"))) and not is_wildcard("hub.example")
