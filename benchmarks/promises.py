@@ -43,13 +43,11 @@ from sklearn.svm import SVC
 from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
 from fleet.protocol.manifest import Deferral
-from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.guard import CohortHealth
-from fleet.rollouts.guard import judge as judge_stage
 from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.power import pairs_needed
 from model_compiler.evaluate import deferral
 from model_compiler.inputs.deferral_target import DeferTarget
+from tests.support.claiming import Cohort
 
 TRAINED = 600  # rows that train both models; the others are the population
 COLUMNS = 20  # of 64 pixels that the edge model sees
@@ -152,18 +150,15 @@ def rollout(pattern: str, devices: int, loss: float, rng: np.random.Generator) -
     enough = planned(devices)
     each = {"ten times each": 11 * enough // devices, "all the same": enough + enough // 8}  # a scene may come again
     met = scenes(pattern, devices, each.get(pattern, 3 * enough // devices), rng)
-    seen: set[int] = set()
-    counts = [dict.fromkeys(("both", "only_old", "only_new"), 0) for _ in range(devices)]
-    cohort = CohortHealth(present=devices, committed=devices)
+    names = [f"d{device:02}" for device in range(devices)]
+    seen, cohort = set[int](), Cohort(names)
     for number, at_once in enumerate(met):
         for device in rng.permutation(devices).tolist():  # whose window comes first
             scene = int(at_once[device])
-            if scene not in seen:
-                seen.add(scene)
-                counts[device][str(outcome[scene])] += 1
+            seen.add(scene)
+            cohort.say(names[device], {scene: str(outcome[scene])})
         if number % 10 == 9 or len(seen) >= enough:
-            pairs = {f"d{device:02}": Pairs(**found) for device, found in enumerate(counts)}
-            verdict = judge_stage(GuardPolicy(), cohort, pairs)
+            verdict = cohort.judged()
             if verdict.judgement != "not-enough-evidence" or len(seen) >= enough:
                 return verdict.judgement
     return "not-enough-evidence"

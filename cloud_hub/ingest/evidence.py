@@ -15,8 +15,10 @@ from sqlmodel import Session, col, select
 from cloud_hub.store import pairing, shadowing
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.pairing import Evidence, servable
+from cloud_hub.store.rollout_rows import share_ppm
 from cloud_hub.store.senders import Sender
 from cloud_hub.store.tables import RolloutRow
+from fleet.protocol.resolve import in_cohort
 from fleet.protocol.telemetry import Window
 
 Said = tuple[Sender, Window]
@@ -55,12 +57,15 @@ def write_evidence(session: Session, windows: Sequence[Said]) -> None:
 
 
 def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
-    """Tell whether its pairs are of a rollout that goes on, in its present attempt, and on the device's own channel."""
+    """Tell whether its pairs are of a rollout that goes on, in its present attempt, on the device's own channel, and a
+    stage so far can have held the device: no other may say anything of inputs, which would count for those that did."""
     pairs = window.pairs
     row = rollouts.get(pairs.rollout) if pairs is not None else None
     if pairs is None or row is None or row.ended_at is not None or row.channel != sender.channel:
         return False
-    return (pairs.attempt, pairs.old, pairs.new) == (row.attempt, row.from_release, row.release)
+    if (pairs.attempt, pairs.old, pairs.new) != (row.attempt, row.from_release, row.release):
+        return False
+    return in_cohort(row.salt, sender.id, share_ppm(row))
 
 
 def _shadows(sender: Sender, window: Window, rollouts: Rollouts) -> bool:

@@ -27,6 +27,7 @@ from cloud_hub.rollouts.facts import Books, mark, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import hearing, pairing
+from cloud_hub.store.rollout_rows import read as read
 from cloud_hub.store.tables import ChannelRow, Device, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
@@ -109,14 +110,6 @@ def locked(session: Session, rollout: str) -> RolloutRow:
     return row
 
 
-def read(row: RolloutRow) -> tuple[Plan, Progress]:
-    """The stored plan and progress."""
-    stage = 0 if row.progress.get("shadowing") else row.progress.get("stage", 0)
-    if isinstance(stage, str) and stage.isdecimal():
-        stage = int(stage)
-    return msgspec.convert(row.plan, Plan), msgspec.convert({**row.progress, "stage": stage}, Progress)
-
-
 def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
     """As `read`; of one that this hub cannot read, what its columns say, so that it can be shown and aborted."""
     try:
@@ -164,11 +157,14 @@ def store(session: Session, row: RolloutRow, decision: Decision, now: float, *, 
         noted: its end goes into the journal, and its events into the outbox.
     """
     progress = decision.progress
+    shadowed = row.progress.get("shadowing") and not progress.shadowing
     row.progress = document_of(progress)
     row.state, row.attempt, row.reason = progress.state, progress.attempt, progress.reason
     row.ended_at, row.updated_at = progress.ended_at, now
     session.add(row)
     session.flush()
+    if shadowed:
+        pairing.forget(session, row.id, sums=True)  # the same inputs count anew where devices are served
     if progress.ended_at is not None:
         pairing.forget(session, row.id)  # no input counts any more
         if noted and progress.state != "finished":

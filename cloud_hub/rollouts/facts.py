@@ -101,13 +101,14 @@ class Book:
         """Return the facts of this moment."""
         self._read(session)
         share = share_of(self._rules.plan, progress)
-        known = StageFacts(self._columns.table(), share, deaf_until)
+        shared = pairing.shared_inputs(session, self._rules.plan.id, progress.attempt)
+        known = StageFacts(self._columns.table(), share, deaf_until, shared)
         joined = machine.joined(self._rules.plan, progress, now)
         unsure = known.unsure(joined, self._policy.silent_after_s, now, feed.BUCKET_S)
         if not unsure:
             return known
         self._hear(session, unsure)
-        return StageFacts(self._columns.table(), share, deaf_until)
+        return StageFacts(self._columns.table(), share, deaf_until, shared)
 
     def _read(self, session: Session) -> None:
         ids = sorted(self._changed)
@@ -227,9 +228,9 @@ class Books:
         """Read the counts of all devices in a shadow stage; of a large fleet not at every step, since it reads all."""
         if now < self._shadows.get((rollout, attempt), now) < now + LONGEST_S:  # later: the clock was set back
             return None
-        seen = shadowing.seen(session, rollout, attempt)
+        seen, shared = shadowing.seen(session, rollout, attempt)
         self._shadows[rollout, attempt] = now + len(seen) / SHADOWS_PER_S
-        return ShadowFacts(seen=seen, deaf_until=deaf_until)
+        return ShadowFacts(seen=seen, shared=shared, deaf_until=deaf_until)
 
     def _book(self, session: Session, plan: Plan, progress: Progress, channel: Channel) -> Book:
         changed = feed.since(session, self._reader)

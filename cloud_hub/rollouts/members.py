@@ -23,10 +23,10 @@ from fleet.rollouts.machine import DeviceFact, Plan, Progress
 
 # Reasons for which a device refuses a release as such; a lost network is none of them.
 REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
-SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused")
+SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused", "claimed")
 REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 REPORT = ("state", "active", "target", "rollout", "attempt", "reason", "untried", "at")
-SAID = (*SHOWN, "repeats", "unnamed", "silent_at", "reason")
+SAID = (*SHOWN, "repeats", "unnamed", "outvoted", "disputed", "silent_at", "reason")
 
 
 class Scoped(Struct, frozen=True):
@@ -68,8 +68,11 @@ class DeviceEvidence(Struct, frozen=True):
     answered: int = 0
     local_failed: int = 0
     newly_refused: int = 0
+    claimed: int = 0
     repeats: int = 0
     unnamed: int = 0
+    outvoted: int = 0
+    disputed: int = 0
     silent_at: float | None = None
     reason: str = ""
 
@@ -243,6 +246,9 @@ def _member(
             neither=said.neither,
             repeats=said.repeats,
             unnamed=said.unnamed,
+            claimed=said.claimed,
+            outvoted=said.outvoted,
+            disputed=said.disputed,
         ),
         untried=report.untried and not said.answered,
         p95_us=p95_us,

@@ -11,13 +11,14 @@ from sqlmodel import Session, col, func, select
 from cloud_hub.rollouts import labelled
 from cloud_hub.rollouts.facts import mute
 from cloud_hub.rollouts.members import Scoped
-from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
+from cloud_hub.store.pairing import MOST_INPUTS, servable, shared_inputs
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from cloud_hub.trust.checks import partial_auditor
 from cloud_hub.trust.rows import get_release
 from fleet.protocol.channel import MILLION, Audit, Channel, RolloutRef
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.resolve import resolve
+from fleet.rollouts.claims import OUTCOMES
 from fleet.rollouts.signals import signal_of
 from fleet.rollouts.situation import CannotFollow, ReportedTraffic, Scope, Situation
 
@@ -165,15 +166,18 @@ def _distinct(session: Session, channel: str, model: str) -> float | None:
 
     Without the devices that brought all that one may: what they met after that was booked as repeats, new or not.
     """
-    brought = sum(getattr(PairEvidence, name) for name in OUTCOMES)
-    new = sum(func.sum(getattr(PairEvidence, name)) for name in OUTCOMES)
+    alone = sum(func.sum(getattr(PairEvidence, name)) for name in OUTCOMES)
     found = session.exec(
-        select(new, func.sum(PairEvidence.repeats))
+        select(PairEvidence.rollout, PairEvidence.attempt, alone, func.sum(PairEvidence.repeats))
         .join(RolloutRow, col(RolloutRow.id) == col(PairEvidence.rollout))
-        .where(RolloutRow.model == model, RolloutRow.channel == channel, brought < MOST_INPUTS)
-        .group_by(col(RolloutRow.id), col(RolloutRow.created_at))
-        .having(new > 0)
-        .order_by(col(RolloutRow.created_at).desc())
+        .where(RolloutRow.model == model, RolloutRow.channel == channel, PairEvidence.claimed < MOST_INPUTS)
+        .group_by(col(RolloutRow.id), col(RolloutRow.created_at), col(PairEvidence.rollout), col(PairEvidence.attempt))
+        .having(func.sum(PairEvidence.claimed) > 0)
+        .order_by(col(RolloutRow.created_at).desc(), col(PairEvidence.attempt).desc())
         .limit(1)
     ).first()
-    return None if found is None else float(found[0]) / float(found[0] + found[1])
+    if found is None:
+        return None
+    rollout, attempt, alone_met, repeats = found
+    new = float(alone_met) + shared_inputs(session, rollout, attempt).total
+    return new / (new + float(repeats)) if new else None

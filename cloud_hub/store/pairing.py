@@ -1,4 +1,7 @@
-"""The evidence that a window's audited pairs add to their rollout: each distinct input once, on whatever device."""
+"""The evidence that a window's audited pairs add to their rollout: each distinct input once, on whatever device.
+
+Devices that name the same input settle together what came of it; see `fleet.rollouts.claims`.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,29 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, SQLModel, col, delete, select
 
 from cloud_hub.store import bulk
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import PairEvidence, PairInput
+from cloud_hub.store.tables import PairEvidence, PairInput, PairShared
+from cloud_hub.store.types import document_text
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.telemetry import PairCounts
+from fleet.rollouts.claims import OUTCOMES, SHARED, Claims, SharedInputs
 
-OUTCOMES = ("both", "only_old", "only_new", "neither")
-COUNTS = (*OUTCOMES, "repeats", "unnamed", "answered", "local_failed", "newly_refused")
+COUNTS = (
+    *(*OUTCOMES, "repeats", "unnamed", "answered", "local_failed", "newly_refused"),
+    *("claimed", "outvoted", "disputed"),
+)
 LOCK = "pairs"
 MOST_PER_S = 10_000  # requests of one device and model that are believed
-MOST_INPUTS = 2000  # that one device brings to an attempt: far more than any proof needs
+MOST_INPUTS = 2000  # of which one device says something in an attempt: far more than any proof needs
 
 Place = tuple[str, int, str]  # a rollout, its attempt and a device
 Attempt = tuple[str, int]
-_PLACE = ("rollout", "attempt", "device_id")
+_ATTEMPT = ("rollout", "attempt")
+_PLACE = (*_ATTEMPT, "device_id")
 
 
 def servable(started_at: float, ended_at: float) -> int:
@@ -38,10 +46,53 @@ def make_rows(session: Session, rollout: str, attempt: int, device_ids: Sequence
         session.connection().execute(_insert(session)(PairEvidence).on_conflict_do_nothing(), rows)
 
 
-def forget(session: Session, rollout: str) -> None:
-    """Let the inputs of a rollout go that has ended."""
+def forget(session: Session, rollout: str, *, sums: bool = False) -> None:
+    """Let the inputs of a rollout go that has ended; with `sums` what several devices said of them as well."""
     lock_name(session, LOCK)
     session.execute(delete(PairInput).where(col(PairInput.rollout) == rollout))
+    if sums:
+        session.execute(delete(PairShared).where(col(PairShared.rollout) == rollout))
+
+
+def shared_inputs(session: Session, rollout: str, attempt: int) -> SharedInputs:
+    """Return the counts of the inputs of an attempt that several devices have met."""
+    names = SharedInputs.__struct_fields__
+    columns = [col(getattr(PairShared, name)) for name in names]
+    found = select(*columns).where(PairShared.rollout == rollout, PairShared.attempt == attempt)
+    row = session.connection().execute(found).first()
+    return SharedInputs() if row is None else SharedInputs(**dict(zip(names, row, strict=True)))
+
+
+class AttemptClaims:
+    """The claims of devices on the inputs of attempts: read once, added to in memory, and written together.
+
+    The caller holds the lock of all pairs.
+
+    Args:
+        inputs: all that are going to be claimed, by attempt.
+    """
+
+    def __init__(self, session: Session, inputs: Mapping[Attempt, Collection[int]]) -> None:
+        self._claims = {attempt: Claims(_claims_of(session, attempt, keys)) for attempt, keys in inputs.items()}
+
+    def add(self, attempt: Attempt, device: str, outcomes: Mapping[int, str], most: int) -> tuple[int, int]:
+        """Take in what a device says of inputs; see `Claims.add`."""
+        return self._claims[attempt].add(device, outcomes, most)
+
+    def keep(self, session: Session) -> dict[Place, dict[str, int]]:
+        """Write the claims and the counts of inputs that several devices have met; return what they add to those of
+        devices."""
+        attempts = sorted(self._claims.items())
+        rows = [(*at, key, document_text(claims)) for at, found in attempts for key, claims in found.changed()]
+        bulk.upsert(session, PairInput, (*_ATTEMPT, "key", "claims"), rows)
+        adds = {attempt: found.adds() for attempt, found in attempts}
+        shared = {attempt: found.pop(SHARED) for attempt, found in adds.items() if SHARED in found}
+        names = SharedInputs.__struct_fields__
+        sums = read_sums(session, PairShared, _ATTEMPT, names, shared)
+        for attempt, counts in sums.items():
+            add_to(counts, shared[attempt])
+        bulk.upsert(session, PairShared, (*_ATTEMPT, *names), [(*at, *sums[at].values()) for at in sorted(sums)])
+        return {(*attempt, device): counts for attempt, found in adds.items() for device, counts in found.items()}
 
 
 class Evidence:
@@ -57,21 +108,14 @@ class Evidence:
     """
 
     def __init__(self, session: Session, places: Collection[Place], pairs: Sequence[PairCounts]) -> None:
-        columns = [col(getattr(PairEvidence, name)) for name in (*_PLACE, *COUNTS)]
-        place = bulk.listed(session, PairEvidence, _PLACE, places)
-        rows = select(*columns).select_from(place).outerjoin(PairEvidence, bulk.same(PairEvidence, place))
-        self._counts = {place: dict.fromkeys(COUNTS, 0) for place in places}
-        for row in session.connection().execute(rows):
-            if row[0] is not None:
-                self._counts[tuple(row[:3])] = dict(zip(COUNTS, row[3:], strict=True))
-        self._inputs: dict[Attempt, set[int]] = {}
+        self._counts = read_sums(session, PairEvidence, _PLACE, COUNTS, places)
+        inputs: dict[Attempt, set[int]] = {}
         for one in pairs:
-            self._inputs.setdefault((one.rollout, one.attempt), set()).update(_outcomes(one))
-        self._met = {attempt: met_inputs(session, attempt, inputs) for attempt, inputs in self._inputs.items()}
-        self._new: list[tuple[str, int, int]] = []
+            inputs.setdefault((one.rollout, one.attempt), set()).update(_outcomes(one))
+        self._claims = AttemptClaims(session, inputs)
 
     def count(self, device_id: str, pairs: PairCounts, audited: int) -> None:
-        """Count the inputs that the attempt has not met yet.
+        """Count what the device says of inputs.
 
         Pairs without keys (of agents of 0.1) cannot be told from repeats: they are counted as `unnamed`, and prove
         nothing. Neither do more pairs than the window's rows that were audited.
@@ -84,31 +128,43 @@ class Evidence:
         if not pairs.keys or told > audited:
             self.add(place, {"unnamed": told})
             return
-        have = sum(self._counts[place][name] for name in OUTCOMES)
-        found = self._remember(pairs, max(0, MOST_INPUTS - have))
-        self.add(place, found | {"repeats": pairs.repeats + told - sum(found.values())})
+        room = MOST_INPUTS - self._counts[place]["claimed"]
+        new, taken = self._claims.add(place[:2], device_id, _outcomes(pairs), room)
+        self.add(place, {"claimed": taken, "repeats": pairs.repeats + told - new})
 
     def add(self, place: Place, counts: Mapping[str, int]) -> None:
         """Add to a device's evidence; no sum is beyond what a column holds."""
-        row = self._counts[place]
-        for name, count in counts.items():
-            row[name] = min(row[name] + count, LARGEST)
+        add_to(self._counts[place], counts)
 
     def keep(self, session: Session) -> None:
         """Write it; what the rollout engine has noted of a device stays."""
-        bulk.insert(session, PairInput, ("rollout", "attempt", "key"), self._new)
+        changes = self._claims.keep(session)
+        self._counts |= read_sums(session, PairEvidence, _PLACE, COUNTS, changes.keys() - self._counts.keys())
+        for place, counts in changes.items():
+            self.add(place, counts)
         rows = [(*place, *counts.values(), "") for place, counts in sorted(self._counts.items())]
         bulk.upsert(session, PairEvidence, (*_PLACE, *COUNTS, "reason"), rows, only_new=("reason",))
 
-    def _remember(self, pairs: PairCounts, most: int) -> dict[str, int]:
-        outcome, met = _outcomes(pairs), self._met[pairs.rollout, pairs.attempt]
-        found = dict.fromkeys(OUTCOMES, 0)
-        for key in sorted(outcome)[:most]:  # keys are hashes: what is left out does not depend on the outcome
-            if key not in met:
-                met.add(key)
-                found[outcome[key]] += 1
-                self._new.append((pairs.rollout, pairs.attempt, key))
+
+def read_sums(
+    session: Session, kind: type[SQLModel], key: Sequence[str], names: Sequence[str], places: Collection[Any]
+) -> dict[Any, dict[str, int]]:
+    """Return the counts of a table's rows by their keys; of keys without a row they are 0."""
+    found = {place: dict.fromkeys(names, 0) for place in places}
+    if not found:
         return found
+    listed = bulk.listed(session, kind, tuple(key), list(found))
+    columns = [col(getattr(kind, name)) for name in (*key, *names)]
+    rows = select(*columns).select_from(listed).join(kind, bulk.same(kind, listed))
+    for row in session.connection().execute(rows):
+        found[tuple(row[: len(key)])] = dict(zip(names, row[len(key) :], strict=True))
+    return found
+
+
+def add_to(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add to counts; none is beyond what a column holds, or below 0."""
+    for name, count in more.items():
+        counts[name] = max(0, min(counts[name] + count, LARGEST))
 
 
 def _outcomes(pairs: PairCounts) -> dict[int, str]:
@@ -121,10 +177,15 @@ def _outcomes(pairs: PairCounts) -> dict[int, str]:
     return outcome
 
 
-def met_inputs(session: Session, attempt: Attempt, inputs: Collection[int]) -> set[int]:
-    """Return the inputs that an attempt has met already."""
-    rows = select(PairInput.key).where(PairInput.rollout == attempt[0], PairInput.attempt == attempt[1])
-    return set(session.exec(rows.where(bulk.one_of(session, PairInput.key, inputs)))) if inputs else set()
+def _claims_of(session: Session, attempt: Attempt, inputs: Collection[int]) -> dict[int, dict[str, str]]:
+    """Return the claims on those of the inputs that an attempt has met already."""
+    if not inputs:
+        return {}
+    rows = select(PairInput.key, PairInput.claims).where(
+        PairInput.rollout == attempt[0], PairInput.attempt == attempt[1]
+    )
+    found = session.exec(rows.where(bulk.one_of(session, PairInput.key, inputs)))
+    return {key: dict(claims) for key, claims in found}
 
 
 def _insert(session: Session) -> Any:

@@ -1,4 +1,7 @@
-"""The evidence that windows add to a rollout's shadow stage: each distinct input once, whichever device met it."""
+"""The evidence that windows add to a rollout's shadow stage: each distinct input once, whichever device met it.
+
+Devices that name the same input settle together what came of it, as they do of an audited pair; see `pairing`.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,28 @@ from collections.abc import Collection, Sequence
 from sqlmodel import Session, col, select
 
 from cloud_hub.store import bulk
-from cloud_hub.store.pairing import MOST_INPUTS, Place, met_inputs
-from cloud_hub.store.tables import PairInput, ShadowEvidence
+from cloud_hub.store.pairing import MOST_INPUTS, AttemptClaims, Place, shared_inputs
+from cloud_hub.store.tables import ShadowEvidence
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.messages import ShadowCounts
 from fleet.protocol.pairing import KEY_BYTES
-from fleet.rollouts.shadow import ShadowSeen
+from fleet.rollouts.claims import SharedInputs
+from fleet.rollouts.shadow import AGREE, DIFFER, ShadowSeen
 
-INPUTS = ("agree", "differ")
+COUNTS = {AGREE: "agree", DIFFER: "differ", "outvoted": "outvoted", "disputed": "disputed"}
 SUMS = ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
 _PLACE = ("rollout", "attempt", "device_id")
-_COLUMNS = (*INPUTS, *SUMS, "reason")
+_COLUMNS = (*COUNTS.values(), "claimed", *SUMS, "reason")
 
 
-def seen(session: Session, rollout: str, attempt: int) -> tuple[ShadowSeen, ...]:
-    """Return the counts of every device in the attempt, in the order of their names."""
+def seen(session: Session, rollout: str, attempt: int) -> tuple[tuple[ShadowSeen, ...], SharedInputs]:
+    """Return the counts of every device in the attempt, in the order of their names, and those of the inputs that
+    several have met."""
     columns = [col(getattr(ShadowEvidence, name)) for name in ("device_id", *_COLUMNS)]
     rows = select(*columns).where(ShadowEvidence.rollout == rollout, ShadowEvidence.attempt == attempt)
     found = session.connection().execute(rows.order_by(col(ShadowEvidence.device_id)))
-    return tuple(ShadowSeen(**dict(zip(("device_id", *_COLUMNS), row, strict=True))) for row in found)
+    told = tuple(ShadowSeen(**dict(zip(("device_id", *_COLUMNS), row, strict=True))) for row in found)
+    return told, shared_inputs(session, rollout, attempt)
 
 
 def add(session: Session, said: Sequence[tuple[str, ShadowCounts, int]]) -> None:
@@ -34,25 +40,30 @@ def add(session: Session, said: Sequence[tuple[str, ShadowCounts, int]]) -> None
     Args:
         said: in its order, of each the device, its counts, and the most requests that it can have served.
     """
-    places = {(counts.rollout, counts.attempt, device) for device, counts, _ in said}
-    known = _known(session, places)
+    known = _known(session, {(counts.rollout, counts.attempt, device) for device, counts, _ in said})
     inputs: dict[tuple[str, int], set[int]] = {}
     for _, counts, _ in said:
         inputs.setdefault((counts.rollout, counts.attempt), set()).update(_outcomes(counts))
-    met = {attempt: met_inputs(session, attempt, keys) for attempt, keys in inputs.items()}
-    new: list[tuple[str, int, int]] = []
+    claims = AttemptClaims(session, inputs)
     for device, counts, most in said:
-        row = known[counts.rollout, counts.attempt, device]
-        room = min(most, MOST_INPUTS - row.agree - row.differ)
-        fresh = _fresh(counts, room, met[counts.rollout, counts.attempt])
-        new += [(counts.rollout, counts.attempt, key) for key in fresh]
-        _sum(row, counts, fresh, most)
-    bulk.insert(session, PairInput, ("rollout", "attempt", "key"), new)
+        attempt = counts.rollout, counts.attempt
+        row = known[*attempt, device]
+        room = min(most, MOST_INPUTS - row.claimed)
+        new, taken = claims.add(attempt, device, _outcomes(counts), room)
+        row.claimed += taken
+        _sum(row, counts, new, most)
+    changes = claims.keep(session)
+    known |= _known(session, changes.keys() - known.keys())
+    for place, changed in changes.items():
+        for which, count in changed.items():
+            setattr(known[place], COUNTS[which], max(0, getattr(known[place], COUNTS[which]) + count))
     rows = [(*place, *(getattr(known[place], name) for name in _COLUMNS)) for place in sorted(known)]
     bulk.upsert(session, ShadowEvidence, (*_PLACE, *_COLUMNS), rows)
 
 
 def _known(session: Session, places: Collection[Place]) -> dict[Place, ShadowEvidence]:
+    if not places:
+        return {}
     listed = bulk.listed(session, ShadowEvidence, _PLACE, places)
     columns = [col(getattr(ShadowEvidence, name)) for name in (*_PLACE, *_COLUMNS)]
     rows = select(*columns).select_from(listed).join(ShadowEvidence, bulk.same(ShadowEvidence, listed))
@@ -62,22 +73,12 @@ def _known(session: Session, places: Collection[Place]) -> dict[Place, ShadowEvi
     return empty | {tuple(row[name] for name in _PLACE): ShadowEvidence(**row) for row in found}
 
 
-def _fresh(counts: ShadowCounts, room: int, met: set[int]) -> dict[int, str]:
-    """The inputs that the attempt had not met, with their outcomes; which are left out does not depend on these."""
-    outcomes = _outcomes(counts)
-    fresh = {key: outcomes[key] for key in sorted(outcomes)[: max(0, room)] if key not in met}
-    met.update(fresh)
-    return fresh
-
-
-def _sum(row: ShadowEvidence, counts: ShadowCounts, fresh: dict[int, str], most: int) -> None:
-    for name in INPUTS:
-        setattr(row, name, getattr(row, name) + sum(outcome == name for outcome in fresh.values()))
+def _sum(row: ShadowEvidence, counts: ShadowCounts, new: int, most: int) -> None:
     told = counts.agree + counts.differ
     for name in SUMS:
         count = min(getattr(counts, name), most) if not name.endswith("_us") else getattr(counts, name)
         setattr(row, name, min(getattr(row, name) + count, LARGEST))
-    row.repeats = min(row.repeats + min(told, most) - min(len(fresh), told, most), LARGEST)
+    row.repeats = min(row.repeats + min(told, most) - min(new, told, most), LARGEST)
     row.reason = row.reason or counts.reason
 
 
@@ -85,4 +86,4 @@ def _outcomes(counts: ShadowCounts) -> dict[int, str]:
     """Each input's outcome."""
     keys = [counts.keys[at : at + KEY_BYTES] for at in range(0, len(counts.keys), KEY_BYTES)]
     numbers = [int.from_bytes(key, "little", signed=True) for key in keys]
-    return {key: "agree" if place < counts.agree else "differ" for place, key in enumerate(numbers)}
+    return {key: AGREE if place < counts.agree else DIFFER for place, key in enumerate(numbers)}

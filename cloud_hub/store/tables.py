@@ -1,8 +1,7 @@
 """Every table of the hub. Times are Unix seconds (float, UTC); JSON columns hold plain documents.
 
-Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check.
-What devices report has its tables in `reported`, drift in `drift`, events out in `events`; whole numbers have 64 bits
-in every table.
+Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check. Reports of devices
+have their tables in `reported`, drift in `drift`, events out in `events`; whole numbers have 64 bits in every table.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow
 from cloud_hub.store.reported import PairEvidence as PairEvidence
 from cloud_hub.store.reported import PairInput as PairInput
+from cloud_hub.store.reported import PairShared as PairShared
 from cloud_hub.store.reported import RolloutLabel as RolloutLabel
 from cloud_hub.store.reported import RolloutSignals as RolloutSignals
 from cloud_hub.store.reported import SetAside as SetAside

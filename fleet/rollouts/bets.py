@@ -75,18 +75,30 @@ class Bets(NamedTuple):
 AUDITED = Bets(harm_gains, health_gains)
 
 
-def pooled(gains: Floats, *, cap: float = math.inf) -> Floats:
+def pooled(gains: Floats, *, cap: float | Floats = math.inf) -> Floats:
     """The log e-value of all devices together: the product over devices, the mean over stakes.
 
     Args:
         gains: (…, devices, stakes) of `harm_gains` or `health_gains`.
-        cap: largest logarithm that one device brings.
+        cap: largest logarithm that one device brings; (devices, 1) of each.
 
     Returns:
         (…,) logarithms.
     """
     total: Floats = np.logaddexp.reduce(np.minimum(gains, cap).sum(axis=-2), axis=-1) - math.log(len(STAKES))
     return total
+
+
+def beside(of_devices: Floats, of_shared: Floats, cap: float) -> Floats:
+    """The log e-value of devices, of which each brings `cap` at most, and of inputs that belong to no device: all.
+
+    Args:
+        of_devices: (devices, stakes) gains.
+        of_shared: (1, stakes) gains.
+    """
+    caps = np.full((len(of_devices) + 1, 1), cap)
+    caps[-1] = math.inf
+    return pooled(np.concatenate([of_devices, of_shared]), cap=caps)
 
 
 def _per_stake(counts: Counts, gain: Floats) -> Floats:

@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Side = Literal["free", "control", "neither"]
 SIDES: tuple[Side, ...] = ("free", "control", "neither")
 AWAY, RESTING, FAILED, SILENT, WHOLE = range(5)
-PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed")
+PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed", "claimed", "outvoted", "disputed")
 ROW = np.dtype(
     [("side", "i1"), ("place", "i4"), ("hardware", "i4"), ("met", "?"), ("unmarked", "?")]
     + [(name, "?") for name in ("committed", "failed", "untried", "control_failed")]
@@ -167,8 +167,7 @@ class Columns:
 
 
 def _pairs_of(fact: DeviceFact) -> tuple[int, ...]:
-    pairs = fact.pairs
-    return pairs.both, pairs.only_old, pairs.only_new, pairs.neither, pairs.repeats, pairs.unnamed
+    return tuple(getattr(fact.pairs, name) for name in PAIRS)
 
 
 def _number(value: float | None) -> float:

@@ -16,9 +16,13 @@ being equal (the frames of a video) still count each.
 
 Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
 erase what the others show; and each device's gain is capped below the threshold, so that one odd device does not
-decide, nor one that forges its counts: for harm in every cohort of several devices, for health where several bring
-inputs that count (where the others meet only what is counted already, one has brought all there is). Both keep the
-bound: a reserve is a bet of stake zero, and a cap only lowers the wealth.
+decide, nor one that forges its counts: for harm in every cohort of several devices, for health where several meet
+inputs. Both keep the bound: a reserve is a bet of stake zero, and a cap only lowers the wealth.
+
+Inputs that several devices have met are bets of their own, beside those of the devices, with a reserve and no cap: no
+device alone has said what they show (`claims`). What is disputed there counts against what is to be shown, which only
+lowers the wealth. An input leaves its device's bets when a second device meets it, whatever its outcome: the wealth
+stays fair at any one look, and that many looks bring no more than they should is simulated (`tests/…/test_claims.py`).
 
 Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
 86(1), 2024; Shafer, "Testing by betting", JRSS-A 184(2), 2021; Howard, Ramdas, McAuliffe & Sekhon,
@@ -30,7 +34,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -44,10 +47,12 @@ from fleet.rollouts.bets import (
     Counts,
     Floats,
     _bounded,
+    beside,
     harm_gains,
     health_gains,
     pooled,
 )
+from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
 
 MIN_DEVICE_PAIRS = 5  # below, a device's inputs are too few to cap what the others show of health
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
@@ -57,8 +62,10 @@ GROUPS = 1000  # of devices, for the bound on the loss: it is looked for at ever
 class Pairs(Struct, frozen=True, kw_only=True):
     """One device's audited pairs of distinct inputs, counted as in `fleet.protocol.telemetry.PairCounts`.
 
-    Beside them, and no evidence: `repeats` of inputs that are counted already, here or on another device, and pairs
-    whose inputs the agent did not name (`unnamed`), which may be repeats.
+    They are of inputs that it alone has met. Beside them, and no evidence: `repeats` of inputs that are counted
+    already, here or on another device, and pairs whose inputs the agent did not name (`unnamed`), which may be repeats.
+    `claimed` are all inputs of which it said something first or second; of these others say otherwise of the
+    `outvoted`, and it is open of the `disputed` who is right (`claims`).
     """
 
     both: int = 0
@@ -67,16 +74,26 @@ class Pairs(Struct, frozen=True, kw_only=True):
     neither: int = 0
     repeats: int = 0
     unnamed: int = 0
+    claimed: int = 0
+    outvoted: int = 0
+    disputed: int = 0
 
     @property
     def total(self) -> int:
         """All pairs that count."""
         return self.both + self.only_old + self.only_new + self.neither
 
+    @property
+    def inputs(self) -> int:
+        """The inputs of which it says something."""
+        return max(self.total, self.claimed)
+
 
 class PairedEvidence(Struct, frozen=True, kw_only=True):
     """The summed counts and what they prove; `repeats` and `unnamed` are left out of `pairs`.
 
+    Of the pairs, `shared` are of inputs that several devices have met, and on `disputed` ones among these devices
+    contradict one another, `disputing` for example; `contradicted` names devices that are outvoted.
     `seen_on` is how many devices brought any of these, repeats included; `harm_e` and `health_e` are e-values (at most
     10¹²);
     `loss_at_most` is the smallest net loss that the pairs exclude with the confidence of the health test, however often
@@ -96,6 +113,10 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     health_e: float = 1.0
     loss_at_most: float | None = None
     odd: tuple[str, ...] = ()
+    shared: int = 0
+    disputed: int = 0
+    disputing: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
 
     @property
     def seen(self) -> int:
@@ -108,7 +129,8 @@ class Counted(NamedTuple):
 
     Beside the sums over all devices, what those brought that have pairs that count, in the order of their names: the
     counts (int64, (devices,)) and the logarithms of each device's gains (float64, (devices, stakes)) as `harm_gains`
-    and `health_gains` give them for the margin of the test.
+    and `health_gains` give them for the margin of the test. `claiming` devices say something of inputs, `several` of
+    them of at least `MIN_DEVICE_PAIRS`; `shared` are the inputs that several have met.
     """
 
     names: Sequence[str]
@@ -121,6 +143,11 @@ class Counted(NamedTuple):
     seen_on: int
     repeats: int
     unnamed: int
+    claiming: int
+    several: int
+    shared: SharedInputs = SharedInputs()
+    disputing: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
 
 
 class Arms(Struct, frozen=True, kw_only=True):
@@ -156,7 +183,13 @@ def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float
 
 
 def paired(
-    by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float, devices: int = 1
+    by_device: Mapping[str, Pairs],
+    *,
+    margin: float,
+    harm_alpha: float,
+    health_alpha: float,
+    devices: int = 1,
+    shared: SharedInputs | None = None,
 ) -> PairedEvidence:
     """Weigh the audited pairs of each device, in any order.
 
@@ -164,20 +197,25 @@ def paired(
         by_device: counts by device.
         margin, harm_alpha, health_alpha: as in `weigh`.
         devices: devices that could have brought pairs.
+        shared: inputs that several devices have met.
     """
-    found = counted(by_device, margin)
+    found = counted(by_device, margin, shared=shared)
     return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, devices=devices)
 
 
-def counted(by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = None) -> Counted:
+def counted(
+    by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = None, shared: SharedInputs | None = None
+) -> Counted:
     """Put the pairs of each device into columns, with their gains.
 
     Args:
         by_device: counts by device; one without pairs is left out.
         margin: net loss per request that is no longer tolerable.
         bets: those that bring the gains; None for an auditor's.
+        shared: inputs that several devices have met.
     """
-    bets = bets or AUDITED
+    bets, names = bets or AUDITED, sorted(by_device)
+    outvoted, disputed = (np.array([getattr(by_device[n], name) for n in names]) for name in ("outvoted", "disputed"))
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
     both, old, new, neither = (
         np.array([getattr(p, name) for _, p in named], np.int64) for name in ("both", "only_old", "only_new", "neither")
@@ -190,9 +228,14 @@ def counted(by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = N
         neither=neither,
         harm=bets.harm(old, new),
         health=bets.health(old, new, both + neither, margin),
-        seen_on=sum(p.total + p.repeats > 0 for p in by_device.values()),
+        seen_on=sum(p.inputs + p.repeats > 0 for p in by_device.values()),
         repeats=sum(p.repeats for p in by_device.values()),
         unnamed=sum(p.unnamed for p in by_device.values()),
+        claiming=sum(p.inputs > 0 for p in by_device.values()),
+        several=sum(p.inputs >= MIN_DEVICE_PAIRS for p in by_device.values()),
+        shared=shared or SharedInputs(),
+        disputing=most(names, disputed, 1),
+        contradicted=most(names, outvoted, LEAST_OUTVOTED),
     )
 
 
@@ -215,31 +258,42 @@ def weigh(
         devices: devices that could have brought pairs.
         bets: those of `found`; None for an auditor's.
     """
-    bets = bets or AUDITED
-    if not found.names:
+    bets, shared = bets or AUDITED, found.shared
+    if not found.names and not shared.total:
         return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on)
     old, new, same = found.only_old, found.only_new, found.both + found.neither
-    totals = old + new + same
-    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(found.names)) >= 2 else math.inf
-    several = int((totals >= MIN_DEVICE_PAIRS).sum()) >= 2
+    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, found.claiming) >= 2 else math.inf
+    several = found.several >= 2 or shared.total >= MIN_DEVICE_PAIRS
     health_cap = CAP * math.log(1 / health_alpha) if several else math.inf
     if bets.cap is not None:
         harm_cap = health_cap = bets.cap
-    grouped = partial(bets.health, _grouped(old), _grouped(new), _grouped(same))
+    lost, won, even = (np.array([count]) for count in shared.at_worst)
+    best = bets.harm(*(np.array([count]) for count in shared.at_best))
+
+    def health(margin: float, gains: Floats) -> Floats:
+        return beside(gains, bets.health(lost, won, even, margin), health_cap)
+
     return PairedEvidence(
-        pairs=int(totals.sum()),
-        both=int(found.both.sum()),
-        only_old=int(old.sum()),
-        only_new=int(new.sum()),
-        neither=int(found.neither.sum()),
-        devices=len(found.names),
+        pairs=int((old + new + same).sum()) + shared.total,
+        both=int(found.both.sum()) + shared.both,
+        only_old=int(old.sum()) + shared.only_old,
+        only_new=int(new.sum()) + shared.only_new,
+        neither=int(found.neither.sum()) + shared.neither,
+        devices=found.claiming,
         seen_on=found.seen_on,
         repeats=found.repeats,
         unnamed=found.unnamed,
-        harm_e=_bounded(float(pooled(found.harm, cap=harm_cap))),
-        health_e=_bounded(float(pooled(found.health, cap=health_cap))),
-        loss_at_most=_loss_at_most(lambda at: pooled(grouped(at), cap=health_cap), math.log(1 / health_alpha)),
-        odd=_odd(found, math.log(len(found.names) / harm_alpha)),
+        harm_e=_bounded(float(beside(found.harm, best, harm_cap))),
+        health_e=_bounded(float(health(margin, found.health))),
+        loss_at_most=_loss_at_most(
+            lambda at: health(at, bets.health(_grouped(old), _grouped(new), _grouped(same), at)),
+            math.log(1 / health_alpha),
+        ),
+        odd=_odd(found, math.log(len(found.names) / harm_alpha)) if found.names else (),
+        shared=shared.total,
+        disputed=shared.disputed,
+        disputing=found.disputing,
+        contradicted=found.contradicted,
     )
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from fleet.protocol.resolve import cohort_place
 from fleet.rollouts.calendar import Opening, closed_s
+from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.evidence import Arms, Counted, Pairs, counted
 from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
@@ -51,7 +52,8 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
     relabelled, moved or revoked; their evidence stays. `withdrawn` says why the release may no longer run (halts),
     `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never) nobody could
     hear any device, so that its silence says nothing. `matched` are outcomes of both releases, where the policy asks
-    for them; `mute` says why no audited pair can come, where that is known."""
+    for them; `mute` says why no audited pair can come, where that is known. `shared` are the inputs that several
+    devices have met."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
@@ -61,6 +63,7 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
     superseded: str = ""
     matched: Matched | None = None
     mute: str = ""
+    shared: SharedInputs = SharedInputs()
 
     @property
     def size(self) -> int:
@@ -101,7 +104,8 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
 
     def counted(self, margin: float) -> Counted:
         """The pairs of the cohort and of those that have left it."""
-        return counted({fact.device_id: fact.pairs for fact in (*self.cohort, *self.left)}, margin)
+        pairs = {fact.device_id: fact.pairs for fact in (*self.cohort, *self.left)}
+        return counted(pairs, margin, shared=self.shared)
 
 
 class Joined(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ cohort against its concurrent control, and plainly too many devices that say the
 policy may also bound the latency that devices measure of the release.
 
 One device of several decides nothing, however few of them are reachable: what it shows is held against the device,
-and keeps the stage from ending where that is too much to be health. Silence alone never halts without a control to
+and keeps the stage from ending where that is too much to be health. Where devices meet the same inputs, what one says
+of them is settled by a second one (`claims`). Silence alone never halts without a control to
 compare it with, and is no health, either.
 """
 
@@ -255,7 +256,20 @@ def _left_out(paired: PairedEvidence) -> str:
     found = [f"{paired.repeats} are repeats of an input"] * bool(paired.repeats)
     if paired.unnamed:
         found.append(f"{paired.unnamed} are of agents that do not tell repeats (update them)")
-    return f"; beside these, {' and '.join(found)}" if found else ""
+    beside = f"; beside these, {' and '.join(found)}" if found else ""
+    return f"{beside}{_contradicted(paired)}"
+
+
+def _contradicted(paired: PairedEvidence) -> str:
+    """Return the devices that contradict one another, in words; empty where none do."""
+    found = ""
+    if paired.disputed:
+        verb = "prove" if paired.disputed > 1 else "proves"
+        found = f"; of these, {paired.disputed} on which {' and '.join(paired.disputing[:2]) or 'devices'} "
+        found += f"contradict each other {verb} nothing"
+    if paired.contradicted:
+        found += f"; others contradict {', '.join(paired.contradicted)}"
+    return found
 
 
 def _praise(
@@ -272,6 +286,7 @@ def _praise(
     return (
         f"{policy.goal}: {paired.pairs} {policy.pairs} show it ({_most(paired)}; e-value {paired.health_e:.3g}); "
         f"{paired.only_old} {policy.good} only by the old release, {paired.only_new} only by the new one{fast}"
+        f"{_contradicted(paired)}"
     )
 
 

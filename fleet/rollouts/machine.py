@@ -25,6 +25,7 @@ from msgspec import structs
 
 from fleet.rollouts import guard, pacing, schedule, shadowing
 from fleet.rollouts.errors import PolicyError
+from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.facts import DeviceFact as DeviceFact
 from fleet.rollouts.facts import Joined, Known
 from fleet.rollouts.facts import RolloutFacts as RolloutFacts
@@ -121,11 +122,20 @@ def _grown(plan: Plan, decision: Decision, facts: Known, now: float) -> Decision
 
 
 def _odd(plan: Plan, before: GuardVerdict | None, verdict: GuardVerdict) -> tuple[Event, ...]:
-    """Return an event for each device that alone shows harm now: each is judged by itself, and decides for no other."""
-    known = before.paired.odd if before is not None else ()
-    fresh = [device for device in verdict.paired.odd if device not in known][:MOST_ODD]
+    """Return an event for each device that alone shows harm now, or that others contradict: each is judged by itself,
+    and decides for no other."""
+    known = before.paired if before is not None else PairedEvidence()
     stay = f"keep it on the release before: fleet device set DEVICE --pin {plan.model}={plan.from_release}"
-    return tuple(Event(name="device-harmed", reason=f"{device} loses on its own inputs; {stay}") for device in fresh)
+    doubt = "find out why (fleet device diagnose DEVICE), or revoke it: fleet device revoke DEVICE"
+    harmed = [device for device in verdict.paired.odd if device not in known.odd][:MOST_ODD]
+    doubted = [device for device in verdict.paired.contradicted if device not in known.contradicted]
+    return (
+        *(Event(name="device-harmed", reason=f"{device} loses on its own inputs; {stay}") for device in harmed),
+        *(
+            Event(name="device-contradicted", reason=f"others say otherwise of inputs that {device} judged; {doubt}")
+            for device in doubted
+        ),
+    )
 
 
 def _after(plan: Plan, progress: Progress, policy: GuardPolicy, now: float, *, heard: bool) -> Decision:

@@ -16,12 +16,14 @@ from msgspec import Struct, structs
 from fleet.protocol.shadow import CPU_SHARE
 from fleet.rollouts import bets, evidence
 from fleet.rollouts.bets import Counts
+from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.evidence import PairedEvidence, Pairs
 from fleet.rollouts.guard import Failures, Judgement, by_reason
 from fleet.rollouts.guard_policy import GuardPolicy
 
 BAD = ("selftest-failed", "selftest-timeout", "crash-loop", "non-finite")  # what speaks against the release
+AGREE, DIFFER = "both", "only_old"  # as outcomes of audited pairs have it (`claims`)
 MOST_S = 366 * 86_400.0
 MOST_INPUTS = 1_000_000
 
@@ -49,7 +51,8 @@ class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ShadowSeen(Struct, frozen=True, kw_only=True):
     """One device's counts in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
-    `differ` count those that no device had met before."""
+    `differ` count those that no other device has met; `claimed`, `outvoted` and `disputed` are as in `evidence.Pairs`.
+    """
 
     device_id: str
     agree: int = 0
@@ -61,7 +64,22 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
     dropped: int = 0
     old_us: int = 0
     new_us: int = 0
+    claimed: int = 0
+    outvoted: int = 0
+    disputed: int = 0
     reason: str = ""
+
+    @property
+    def pairs(self) -> Pairs:
+        """Its counts as those of audited pairs, with the release that serves in the auditor's place."""
+        return Pairs(
+            both=self.agree,
+            only_old=self.differ,
+            repeats=self.repeats,
+            claimed=self.claimed,
+            outvoted=self.outvoted,
+            disputed=self.disputed,
+        )
 
     @property
     def against(self) -> str:
@@ -70,9 +88,11 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
 
 
 class ShadowFacts(Struct, frozen=True, kw_only=True):
-    """The facts about a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.RolloutFacts`."""
+    """The facts about a shadow stage; `shared` are the inputs that several devices have met; `deaf_until`, `withdrawn`
+    and `superseded` are as in `facts.RolloutFacts`."""
 
     seen: tuple[ShadowSeen, ...] = ()
+    shared: SharedInputs = SharedInputs()
     deaf_until: float = 0.0
     withdrawn: str = ""
     superseded: str = ""
@@ -80,7 +100,8 @@ class ShadowFacts(Struct, frozen=True, kw_only=True):
 
 class ShadowVerdict(Struct, frozen=True, kw_only=True):
     """The judgement, why, and what it rests on: `inputs` distinct ones on `devices` devices, of which `differ` got
-    another answer (`differ_at_most`: the smallest share that is excluded, None: none of up to one half). `not_compared`
+    another answer (`differ_at_most`: the smallest share that is excluded, None: none of up to one half). Devices
+    contradict one another on `disputed` ones, and `contradicted` are outvoted. `not_compared`
     are devices that compare nothing, by reason, and `against` those that speak against the release. `slower` is how
     many times the new release's time the old one's was, by the processor; None: nothing tells."""
 
@@ -99,6 +120,8 @@ class ShadowVerdict(Struct, frozen=True, kw_only=True):
     slower: float | None = None
     not_compared: tuple[Failures, ...] = ()
     against: tuple[Failures, ...] = ()
+    disputed: int = 0
+    contradicted: tuple[str, ...] = ()
     health_e: float = 1.0
     harm_e: float = 1.0
 
@@ -145,38 +168,51 @@ def least_inputs(plan: ShadowPlan, alpha: float) -> int:
 def _proves(plan: ShadowPlan, alpha: float, inputs: int) -> bool:
     devices = min(plan.devices, 100)
     agree, differ = np.full(devices, inputs // devices), np.zeros(devices)
-    return _bets(plan, alpha, agree, differ)[0] >= 1 / alpha
+    return _bets(plan, alpha, agree, differ, SharedInputs())[0] >= 1 / alpha
 
 
-def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], elapsed_s: float) -> ShadowVerdict:
+def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, elapsed_s: float) -> ShadowVerdict:
     """Judge a shadow stage.
 
     Args:
         plan: the stage's terms.
         policy: gives the confidence, and how many devices may fail.
-        seen: the counts of each device.
+        facts: the counts of each device, and those of the inputs that several have met.
         elapsed_s: seconds since the stage began.
     """
-    pairs = {one.device_id: Pairs(both=one.agree, only_old=one.differ, repeats=one.repeats) for one in seen}
+    pairs = {one.device_id: one.pairs for one in facts.seen}
     alpha = policy.alpha
-    weighed = evidence.paired(pairs, margin=plan.margin, harm_alpha=alpha, health_alpha=alpha, devices=len(pairs))
-    found = _sums(plan, policy, seen, weighed)
+    weighed = evidence.paired(
+        pairs, margin=plan.margin, harm_alpha=alpha, health_alpha=alpha, devices=len(pairs), shared=facts.shared
+    )
+    found = _sums(plan, policy, facts, weighed)
     harm = _harm(plan, policy, found)
     lack = harm or _lack(plan, policy, found, elapsed_s)
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     return structs.replace(found, judgement=judgement, reason=lack or f"{found.goal}: {_shown(found)}")
 
 
-def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts) -> tuple[float, float]:
-    """E-values against "too much differs" and against "no more differs than may", of (devices,) counts."""
-    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
-    health = bets.health_gains(differ, np.zeros_like(differ), agree, plan.margin)
-    gains = health, bets.excess_gains(differ, agree, plan.margin)
-    log_es = [min(float(bets.pooled(gain, cap=cap)), 30.0) for gain in gains]
-    return min(math.exp(log_es[0]), bets.LARGEST), min(math.exp(log_es[1]), bets.LARGEST)
+def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts, shared: SharedInputs) -> tuple[float, float]:
+    """E-values against "too much differs" and against "no more differs than may", of (devices,) counts and of the
+    inputs that several have met."""
+    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 or shared.total else math.inf
+    lost, differs = (np.array([count]) for count in (shared.at_worst[0], shared.at_best[0]))
+    health = bets.beside(
+        bets.health_gains(differ, 0 * differ, agree, plan.margin),
+        bets.health_gains(lost, 0 * lost, shared.total - lost, plan.margin),
+        cap,
+    )
+    harm = bets.beside(
+        bets.excess_gains(differ, agree, plan.margin),
+        bets.excess_gains(differs, shared.total - differs, plan.margin),
+        cap,
+    )
+    health_e, harm_e = (math.exp(min(float(log_e), 30.0)) for log_e in (health, harm))
+    return min(health_e, bets.LARGEST), min(harm_e, bets.LARGEST)
 
 
-def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], weighed: PairedEvidence) -> ShadowVerdict:
+def _sums(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, weighed: PairedEvidence) -> ShadowVerdict:
+    seen = facts.seen
     total: dict[str, int] = {
         name: sum(getattr(one, name) for one in seen)
         for name in ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
@@ -184,7 +220,7 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], wei
     old_us, new_us = total.pop("old_us"), total.pop("new_us")
     agree, differ = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("agree", "differ"))
     told = agree + differ > 0
-    health_e, harm_e = _bets(plan, policy.alpha, agree[told], differ[told])
+    health_e, harm_e = _bets(plan, policy.alpha, agree[told], differ[told], facts.shared)
     return ShadowVerdict(
         judgement="not-enough-evidence",
         reason="",
@@ -196,6 +232,8 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], wei
         slower=round(new_us / old_us, 3) if old_us else None,
         not_compared=by_reason((one.device_id, one.reason) for one in seen if one.reason and not one.against),
         against=by_reason((one.device_id, one.against) for one in seen if one.against),
+        disputed=weighed.disputed,
+        contradicted=weighed.contradicted,
         health_e=health_e,
         harm_e=harm_e,
         **total,
@@ -234,7 +272,8 @@ def _missing(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str
         return f"{_devices(found.devices)} compared inputs, {plan.devices} must"
     if found.inputs < plan.inputs:
         return f"{found.inputs} distinct inputs were compared, {plan.inputs} must be"
-    if found.health_e < 1 / policy.alpha or found.differ > plan.margin * found.inputs:  # devices may contradict
+    differ = found.differ + found.disputed
+    if found.health_e < 1 / policy.alpha or differ > plan.margin * found.inputs:  # where devices differ
         proof = f"e-value {found.health_e:.3g}, {1 / policy.alpha:.3g} is proof"
         return f"it is not shown yet that {found.goal}: {_shown(found)} ({proof})"
     return ""
@@ -247,7 +286,10 @@ def _too_many(policy: GuardPolicy, found: ShadowVerdict) -> bool:
 
 def _shown(found: ShadowVerdict) -> str:
     most = "any share is possible" if found.differ_at_most is None else f"at most {100 * found.differ_at_most:.3g} % do"
-    return f"{found.differ} of {found.inputs} answers on {_devices(found.devices)} differ ({most})"
+    odd = f"; on {found.disputed} more devices contradict one another" if found.disputed else ""
+    if found.contradicted:
+        odd += f"; others contradict {', '.join(found.contradicted)}"
+    return f"{found.differ} of {found.inputs} answers on {_devices(found.devices)} differ ({most}){odd}"
 
 
 def _in_words(failures: Sequence[Failures]) -> str:

@@ -52,7 +52,7 @@ def decide(plan: Plan, progress: Progress, facts: ShadowFacts, now: float) -> De
         policy = load_policy(plan.policy)
     except PolicyError as error:
         return hold(progress, str(error))
-    verdict = judge_shadow(plan.shadow, policy, facts.seen, now - progress.stage_times[0])
+    verdict = judge_shadow(plan.shadow, policy, facts, now - progress.stage_times[0])
     heard_from = max(progress.deadline_from, min(facts.deaf_until, now))  # who cannot be heard brings no evidence
     progress = structs.replace(progress, shadow=verdict, deadline_from=heard_from)
     if verdict.judgement == "harmful":

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fleet.rollouts.bets import Floats
 from fleet.rollouts.calendar import closed_since
+from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
 from fleet.rollouts.columns import (
     AWAY,
     FAILED,
@@ -21,7 +22,7 @@ from fleet.rollouts.columns import (
     Mask,
     Table,
 )
-from fleet.rollouts.evidence import Arms, Counted
+from fleet.rollouts.evidence import MIN_DEVICE_PAIRS, Arms, Counted
 from fleet.rollouts.facts import HABIT, Joined, heard_for
 from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
@@ -34,14 +35,18 @@ class StageFacts:
         table: the devices.
         share_ppm: of the channel.
         deaf_until: see `facts.RolloutFacts`.
+        shared: inputs that several devices have met.
 
     The keeper of the devices sets `matched` to the outcomes that it has found, `mute` to why no audited pair can come.
     """
 
     withdrawn = superseded = ""
 
-    def __init__(self, table: Table, share_ppm: int, deaf_until: float = 0.0) -> None:
+    def __init__(
+        self, table: Table, share_ppm: int, deaf_until: float = 0.0, shared: SharedInputs | None = None
+    ) -> None:
         self._table, self._rows, self.deaf_until = table, table.rows, deaf_until
+        self._shared = shared or SharedInputs()
         self.matched: Matched | None = None
         self.mute = ""
         self._standing: tuple[object, npt.NDArray[np.int64], Mask] | None = None
@@ -139,6 +144,7 @@ class StageFacts:
         rows = self._rows
         told = rows["both"] + rows["only_old"] + rows["only_new"] + rows["neither"]
         met = self._cohort | self._left
+        inputs = np.maximum(told, rows["claimed"])
         at = np.flatnonzero(met & (told > 0))
         return Counted(
             names=[self._table.names[place] for place in at.tolist()],
@@ -148,9 +154,14 @@ class StageFacts:
             neither=rows["neither"][at],
             harm=self._table.harm[self._table.order[at]],
             health=self._table.health[self._table.order[at]],
-            seen_on=int((met & ((told > 0) | (rows["repeats"] > 0))).sum()),
+            seen_on=int((met & ((inputs > 0) | (rows["repeats"] > 0))).sum()),
             repeats=_sum(rows["repeats"][met]),
             unnamed=_sum(rows["unnamed"][met]),
+            claiming=int((met & (inputs > 0)).sum()),
+            several=int((met & (inputs >= MIN_DEVICE_PAIRS)).sum()),
+            shared=self._shared,
+            disputing=most(self._table.names, np.where(met, rows["disputed"], 0), 1),
+            contradicted=most(self._table.names, np.where(met, rows["outvoted"], 0), LEAST_OUTVOTED),
         )
 
     def unsure(self, joined: Joined, silent_after_s: float, now: float, bucket_s: float) -> tuple[str, ...]:

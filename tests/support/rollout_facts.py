@@ -136,7 +136,8 @@ def _cohort_fact(
         reason=reason,
         pairs=Pairs(
             both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither,
-            repeats=said.repeats, unnamed=said.unnamed,
+            repeats=said.repeats, unnamed=said.unnamed, claimed=said.claimed, outvoted=said.outvoted,
+            disputed=said.disputed,
         ),
         untried=report is not None and report.untried and not said.answered,
         quiet_s=longest(device.quiet_s, device.quiet_before_s), silenced_at=said.silent_at,

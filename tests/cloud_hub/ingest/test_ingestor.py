@@ -20,6 +20,7 @@ from cloud_hub.store.tables import (
     DeviceModel,
     PairEvidence,
     PairInput,
+    PairShared,
     RolloutRow,
     SetAside,
     SpoolCursor,
@@ -33,7 +34,10 @@ from fleet.api.vitals import VitalsHour
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Receipt, Status, Vitals
+from fleet.protocol.resolve import cohort_place
 from fleet.protocol.telemetry import PairCounts, SketchData, Window
+from fleet.rollouts.plan import Plan, Progress
+from fleet.rollouts.stages import plan_stages
 from tests.support.hub import HubFixture
 from tests.support.size import examples
 
@@ -71,11 +75,9 @@ def window(**fields) -> Window:
 
 
 def live_rollout(fleet: HubFixture, **other: object) -> None:
-    fields = {"channel": "stable", "release": 2, "from_release": 1, **other}
+    fields = {"channel": "stable", "release": 2, "from_release": 1, "salt": "s", **other}
     with fleet.hub.session() as session:
-        session.add(
-            RolloutRow(id="r-1", model="digits", state="running", salt="s", created_at=0.0, updated_at=0.0, **fields)
-        )
+        session.add(RolloutRow(id="r-1", model="digits", state="running", created_at=0.0, updated_at=0.0, **fields))
 
 
 def keys(*numbers: int) -> bytes:
@@ -138,8 +140,36 @@ def test_an_input_counts_once_in_a_rollout_whoever_meets_it(fleet):
     paired(fleet, 1, "cam-2", {"only_old": 2, "only_new": 1}, keys(most, 4, 5))  # and one on another device
     found = {row.device_id: row for row in rows(fleet, PairEvidence)}
     shown = {name: (r.both, r.only_old, r.only_new, r.neither, r.repeats) for name, r in found.items()}
-    assert shown == {"cam-1": (2, 1, 0, 1, 5), "cam-2": (0, 1, 1, 0, 1)}
+    assert shown == {"cam-1": (2, 0, 0, 1, 5), "cam-2": (0, 1, 1, 0, 1)}
+    assert {name: row.claimed for name, row in found.items()} == {"cam-1": 4, "cam-2": 3}
+    (shared,) = rows(fleet, PairShared)
+    assert (shared.only_old, shared.disputed) == (1, 0), "what two say belongs to neither"
     assert all(row.body["pairs"]["keys"] == "" for row in rows(fleet, WindowRow)), "no input is kept with a window"
+
+
+def test_devices_that_contradict_one_another_are_counted_with_what_they_dispute(fleet):
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"both": 3}, keys(1, 2, 3))
+    paired(fleet, 1, "cam-2", {"both": 1, "only_old": 1, "only_new": 1}, keys(1, 2, 3))
+    paired(fleet, 2, "cam-1", {"only_old": 1}, keys(2))  # it takes nothing back
+    found = {row.device_id: (row.both, row.claimed, row.disputed, row.repeats) for row in rows(fleet, PairEvidence)}
+    assert found == {"cam-1": (0, 3, 2, 1), "cam-2": (0, 3, 2, 3)}
+    (shared,) = rows(fleet, PairShared)
+    assert (shared.both, shared.disputed, shared.maybe_old, shared.maybe_new) == (1, 2, 1, 1)
+    assert {row.key: set(row.claims.values()) for row in rows(fleet, PairInput)} == {
+        1: {"both"}, 2: {"both", "only_old"}, 3: {"both", "only_new"},
+    }  # fmt: skip
+
+
+def test_a_device_that_no_stage_has_held_says_nothing_of_inputs(fleet):
+    """It would speak first of inputs that the cohort meets later."""
+    stages, half = plan_stages([50, 100]), 500_000
+    salt = next(s for s in map(str, range(99)) if cohort_place(s, "cam-1") < half <= cohort_place(s, "cam-2"))
+    plan = Plan(id="r-1", model="digits", channel="stable", release=2, from_release=1, stages=stages, salt=salt)
+    live_rollout(fleet, salt=salt, plan=msgspec.to_builtins(plan), progress=msgspec.to_builtins(Progress()))
+    for name in ("cam-2", "cam-1"):
+        paired(fleet, 1, name, {"both": 2}, keys(1, 2))
+    assert [(row.device_id, row.both) for row in rows(fleet, PairEvidence)] == [("cam-1", 2)]
 
 
 def test_pairs_that_name_no_input_prove_nothing(fleet):

@@ -197,11 +197,17 @@ def test_the_share_of_new_inputs_is_the_last_rollouts(fleet: HubFixture) -> None
             )  # fmt: skip
             session.flush()
             session.add(
-                PairEvidence(rollout=f"r-{number}", attempt=1, device_id="d-0", both=9, only_old=1, repeats=repeats)
+                PairEvidence(
+                    rollout=f"r-{number}", attempt=1, device_id="d-0", both=9, only_old=1, claimed=10, repeats=repeats
+                )
             )
     assert plan(fleet)["traffic"]["distinct"] == 0.25
     with fleet.hub.session() as session:  # one that brought all that one may tells nothing of what it met later
-        session.add(PairEvidence(rollout="r-1", attempt=1, device_id="d-1", both=MOST_INPUTS, repeats=10**6))
+        session.add(
+            PairEvidence(
+                rollout="r-1", attempt=1, device_id="d-1", both=MOST_INPUTS, claimed=MOST_INPUTS, repeats=10**6
+            )
+        )
     assert plan(fleet)["traffic"]["distinct"] == 0.25
 
 

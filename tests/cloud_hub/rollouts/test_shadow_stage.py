@@ -13,6 +13,7 @@ from cloud_hub.store import hearing
 from cloud_hub.store.tables import (
     Device,
     PairInput,
+    PairShared,
     RolloutEvent,
     RolloutRow,
     Setting,
@@ -49,7 +50,7 @@ def fleet(made: HubFixture) -> HubFixture:
     """The same hub, where nothing has happened yet."""
     begin_anew(made)
     with made.hub.session() as session:
-        for table in (ShadowEvidence, PairInput, WindowRow, SpoolCursor):
+        for table in (ShadowEvidence, PairInput, PairShared, WindowRow, SpoolCursor):
             session.connection().execute(delete(table))
     return made
 
@@ -137,9 +138,34 @@ def test_an_input_counts_once_and_no_device_can_say_more_than_it_served(fleet: H
     say(fleet, DEVICES[0], rollout, agree=2, seq=2, repeats=5, crashed=1, reason="no-variant")
     say(fleet, DEVICES[0], rollout, agree=1, seq=3, first=50, reason="crash-loop", dropped=1 << 31, old_us=1 << 50)
     one, other = (seen(fleet)[device] for device in DEVICES[:2])
-    assert (one.agree, one.differ, one.repeats, one.crashed, one.reason) == (4, 1, 7, 1, "no-variant")
-    assert (other.agree, other.differ, other.repeats) == (1, 1, 1)
+    assert (one.agree, one.differ, one.repeats, one.crashed, one.reason) == (4, 0, 7, 1, "no-variant")
+    assert (other.agree, other.differ, other.repeats, other.disputed) == (1, 1, 1, 1), "input 3 agreed there"
     assert one.dropped <= 10_000 * 60 and one.old_us <= LARGEST
+
+
+def test_a_device_that_speaks_first_of_every_input_does_not_hide_what_differs(fleet: HubFixture) -> None:
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    say(fleet, DEVICES[0], rollout, agree=300)
+    engine.look()
+    assert state(fleet, rollout)["stage"] == 0, "alone it decides nothing"
+    for device in DEVICES[1:]:
+        fleet.clock.advance(1)
+        say(fleet, device, rollout, agree=150, differ=150)
+        engine.look()
+        if device == DEVICES[1]:
+            assert state(fleet, rollout)["shadow"]["disputed"] == 150
+    found = state(fleet, rollout)
+    assert (found["state"], found["shadow"]["contradicted"]) == ("halted", [DEVICES[0]])
+
+
+def test_inputs_of_the_shadow_stage_count_anew_where_devices_are_served(fleet: HubFixture) -> None:
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    for device in DEVICES[:2]:
+        say(fleet, device, rollout, agree=200)
+    engine.look()
+    assert state(fleet, rollout)["stage"] == 1
+    with fleet.hub.reading() as session:
+        assert session.exec(select(PairInput)).all() == [] == session.exec(select(PairShared)).all()
 
 
 def test_what_is_of_another_stage_counts_for_nothing(fleet: HubFixture) -> None:

@@ -178,10 +178,10 @@ def test_pairs_that_a_live_rollout_has_counted_prove_nothing_any_more(database_u
     upgrade(engine)
     with Session(engine) as session:
         found = {
-            row.rollout: (row.both, row.only_old, row.unnamed, row.answered)
+            row.rollout: (row.both, row.only_old, row.unnamed, row.answered, row.claimed)
             for row in session.exec(select(PairEvidence))
         }
-    assert found == {"live": (0, 0, 99, 500), "ended": (90, 4, 0, 500)}
+    assert found == {"live": (0, 0, 99, 500, 0), "ended": (90, 4, 0, 500, 99)}
     downgrade(engine, "0011")
     engine.dispose()
 

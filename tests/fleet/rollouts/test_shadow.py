@@ -50,7 +50,7 @@ def seen(*each: tuple[int, int], **more: object) -> tuple[ShadowSeen, ...]:
 
 
 def judged(found: tuple[ShadowSeen, ...], shadow: ShadowPlan = SHADOW, elapsed_s: float = 1e6):
-    return judge_shadow(shadow, POLICY, found, elapsed_s)
+    return judge_shadow(shadow, POLICY, ShadowFacts(seen=found), elapsed_s)
 
 
 def test_enough_answers_that_are_the_same_on_enough_devices_are_proof() -> None:

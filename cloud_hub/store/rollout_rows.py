@@ -1,0 +1,30 @@
+"""The contents of a rollout's row, as values."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cloud_hub.store.tables import RolloutRow
+from fleet.protocol.channel import MILLION
+from fleet.rollouts.plan import Plan, Progress, share_of
+
+
+def read(row: RolloutRow) -> tuple[Plan, Progress]:
+    """Return the stored plan and progress.
+
+    Raises:
+        msgspec.ValidationError: a newer hub wrote them.
+    """
+    stage = 0 if row.progress.get("shadowing") else row.progress.get("stage", 0)
+    if isinstance(stage, str) and stage.isdecimal():
+        stage = int(stage)
+    return msgspec.convert(row.plan, Plan), msgspec.convert({**row.progress, "stage": stage}, Progress)
+
+
+def share_ppm(row: RolloutRow) -> int:
+    """Return the share of the channel that has its orders, in parts per million: all of it, where this hub cannot read
+    the rollout, and so does not judge it."""
+    try:
+        return share_of(*read(row))
+    except msgspec.ValidationError:
+        return MILLION
