@@ -23,6 +23,7 @@ from cloud_hub.context import Hub
 from cloud_hub.drift import alarms, budget, groups, inputs, intake, left_out, records, scope, silence, trouble, truth
 from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_basis
 from cloud_hub.drift.epochs import SLOT_S, begun_anew, current
+from cloud_hub.drift.left_out import SketchedInput
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import follow, respond, unanswered
 from cloud_hub.drift.scope import CheckedRelease
@@ -42,6 +43,7 @@ from fleet.protocol.manifest import Manifest, SketchRef, decode_manifest
 log = logging.getLogger(__name__)
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and release
+MOST_KNOWN = 64  # releases that leave something out, of which the sketched input is remembered
 
 
 class DriftEngine(PeriodicService):
@@ -51,6 +53,7 @@ class DriftEngine(PeriodicService):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub, hub.config.engines.drift_tick_s)
+        self._inputs: dict[object, SketchedInput | None] = {}  # by all that they follow from
         self._bases: dict[str, Basis | None] = {}  # by sketch id; None: the encoder cannot be read
 
     def look(self) -> None:
@@ -104,7 +107,7 @@ class DriftEngine(PeriodicService):
             some = left_out.concerns(session, target.model, target.release, _policy(session, target.model))
         if sketch is None or manifest is None:
             return
-        features = left_out.known_of(self._hub, manifest, sketch) if some else None
+        features = self._sketched(manifest, sketch) if some else None
         basis = None if fixed and not some else self._basis(sketch)  # features may come back to it
         for _ in range(BATCHES):
             with self._hub.session() as session:
@@ -117,6 +120,22 @@ class DriftEngine(PeriodicService):
                 session.flush()
             if counted < BATCH:
                 break
+
+    def _sketched(self, manifest: Manifest, sketch: SketchRef) -> SketchedInput | None:
+        """Return what is known of a release's sketched input, which is read once: its files never change.
+
+        Raises:
+            HubError: the encoder is not there now.
+        """
+        key = (manifest.inputs, sketch.encoder, manifest.profile)
+        if key in self._inputs:
+            return self._inputs[key]
+        found = left_out.known_of(self._hub, manifest, sketch)
+        if len(self._inputs) >= MOST_KNOWN:
+            self._inputs.clear()
+        if found is None or found.whole:
+            self._inputs[key] = found
+        return found
 
     def _basis(self, sketch: SketchRef) -> Basis | None:
         """The coordinates of an encoder; None where it is none. Read where no transaction waits.

@@ -6,7 +6,7 @@ from typing import cast
 
 from msgspec import Struct, field
 
-from cloud_hub.drift import bets
+from cloud_hub.drift import bets, growth
 from cloud_hub.drift.growth import Climb
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key, Problem
@@ -56,6 +56,16 @@ class InputMonitorState(Struct, kw_only=True):
     growing: dict[str, int] = {}
     watched: int = 0
     left_out: list[str] = []
+
+
+def without(facts: InputMonitorState, device: DeviceInputs) -> None:
+    """Take a device out of the counts of a monitor's document: it is not watched any more."""
+    if not device.seen:
+        return
+    facts.watched = max(0, facts.watched - 1)
+    for name in device.grown:
+        facts.growing = {**facts.growing, name: max(0, facts.growing.get(name, 0) - 1)}
+    facts.left_out = sorted(growth.left_out(facts.growing, facts.watched, facts.left_out))
 
 
 def feature_text(tensor: str, place: int) -> str:

@@ -33,6 +33,7 @@ from cloud_hub.objects import blob_key
 from cloud_hub.store.tables import DriftMonitor, InputMonitor, WindowRow
 from cloud_hub.store.uncounted import AWAITED
 from cloud_hub.store.windows import newest
+from fleet.protocol.blob import Blob
 from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.figures import MEAN, SPREAD, Told, figures_of, plan
@@ -62,10 +63,12 @@ class LeftOut(Struct, frozen=True, kw_only=True):
 
 
 class SketchedInput(Struct, frozen=True):
-    """The sketched input: the plan of its figures, and the names of its features."""
+    """The sketched input: the plan of its figures, and the names of its features. `whole`: all that there is to know
+    could be read."""
 
     told: Told
     names: Mapping[str, Sequence[str]]
+    whole: bool = True
 
 
 def concerns(session: Session, model: str, release: int, policy: DriftPolicy) -> bool:
@@ -88,7 +91,8 @@ def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> SketchedInput |
     profile = profile_of(hub, manifest)
     names = profile.names if profile is not None else {}
     found = next((one for one in plan(manifest.inputs) if tensor in ("", one.tensor)), None)
-    return None if found is None else SketchedInput(found, names)
+    whole = profile is not None or not isinstance(manifest.profile, Blob)
+    return None if found is None else SketchedInput(found, names, whole)
 
 
 def read(monitor: DriftMonitor) -> LeftOut | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete
 from sqlmodel import Session, and_, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from cloud_hub.drift.input_state import DeviceInputs, InputMonitorState, without
 from cloud_hub.drift.stream_bytes import decode, encode
 from cloud_hub.drift.streams import Settings, Stream
 from cloud_hub.store.tables import (
@@ -111,9 +114,8 @@ def forget_left(session: Session, model: str, before: float) -> None:
     streams = delete(DriftStream).where(col(DriftStream.model) == model, col(DriftStream.kind) == "device")
     here = serves.where(col(DeviceModel.device_id) == DriftStream.name, DeviceModel.active == DriftStream.release)
     session.connection().execute(streams.where(col(DriftStream.updated_at) < before, ~here.exists()))
-    inputs = delete(InputWatch).where(col(InputWatch.model) == model, col(InputWatch.updated_at) < before)
     here = serves.where(col(DeviceModel.device_id) == InputWatch.device_id, DeviceModel.active == InputWatch.release)
-    session.connection().execute(inputs.where(~here.exists()))
+    _forget_inputs(session, model, col(InputWatch.updated_at) < before, ~here.exists())
 
 
 def revoked_devices() -> SelectOfScalar[str]:
@@ -126,8 +128,24 @@ def forget_revoked(session: Session, model: str) -> None:
     revoked = revoked_devices()
     streams = delete(DriftStream).where(col(DriftStream.model) == model, col(DriftStream.kind) == "device")
     session.connection().execute(streams.where(col(DriftStream.name).in_(revoked)))
-    inputs = delete(InputWatch).where(col(InputWatch.model) == model)
-    session.connection().execute(inputs.where(col(InputWatch.device_id).in_(revoked)))
+    _forget_inputs(session, model, col(InputWatch.device_id).in_(revoked))
+
+
+def _forget_inputs(session: Session, model: str, *which: ColumnElement[bool]) -> None:
+    """Forget the inputs of some devices, and count the features that grow without them."""
+    gone = select(InputWatch).where(InputWatch.model == model, *which).order_by(col(InputWatch.release))
+    for release, rows in groupby(session.exec(gone), key=attrgetter("release")):
+        documents = [msgspec.convert(row.document, DeviceInputs) for row in rows]
+        monitor = session.get(InputMonitor, (model, release))
+        if monitor is None or not any(document.seen for document in documents):
+            continue
+        facts = msgspec.convert(monitor.document, InputMonitorState)
+        for document in documents:
+            without(facts, document)
+        monitor.document = msgspec.to_builtins(facts)
+        session.add(monitor)
+    session.flush()
+    session.connection().execute(delete(InputWatch).where(col(InputWatch.model) == model, *which))
 
 
 def open_slots_anew(session: Session, model: str, release: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 from sqlmodel import Session, col, func, select
@@ -13,10 +13,10 @@ from cloud_hub.rollouts.facts import mute
 from cloud_hub.rollouts.members import Scoped
 from cloud_hub.store.pairing import MOST_INPUTS, servable, shared_inputs
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
-from cloud_hub.trust.checks import partial_auditor
+from cloud_hub.trust.checks import partial_auditor, unproven_auditor
 from cloud_hub.trust.rows import get_release
 from fleet.protocol.channel import MILLION, Audit, Channel, RolloutRef
-from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.claims import OUTCOMES
 from fleet.rollouts.signals import signal_of
@@ -54,19 +54,27 @@ def situation(
         now=now,
         labels=labelled.tells(session, model, release),
         samples=sampling.enabled and sampling.random_ppm > 0,
-        mute=mute(session, model, audit) or _partial(session, model, audit, compared),
+        mute=mute(session, model, audit),
+        partial=_said(session, model, audit, compared, partial_auditor),
+        unproven=_said(session, model, audit, compared, unproven_auditor),
     )
     return found, free
 
 
-def _partial(session: Session, model: str, audit: Audit, releases: Collection[int]) -> str:
-    """Return why a channel's auditor cannot compare `releases`, in words; empty when it can, or there is none."""
+def _said(
+    session: Session,
+    model: str,
+    audit: Audit,
+    releases: Collection[int],
+    check: Callable[[int, Manifest, Mapping[int, Manifest]], str],
+) -> str:
+    """Return what a check of the channel's auditor says against comparing `releases`; empty where there is none."""
     if audit.auditor is None:
         return ""
     auditor, *compared = (
         decode_manifest(get_release(session, model, number).manifest) for number in (audit.auditor, *releases)
     )
-    return partial_auditor(audit.auditor, auditor, dict(zip(releases, compared, strict=True)))
+    return check(audit.auditor, auditor, dict(zip(releases, compared, strict=True)))
 
 
 def _survey(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from msgspec import UNSET, UnsetType
+
 from cloud_hub.errors import ConflictError, InvalidError
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import MalformedError, ProtocolError
@@ -177,8 +179,8 @@ def mute_auditor(model: str, number: int, manifest: Manifest) -> str:
 def partial_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manifest]) -> str:
     """Return why audits by a release can compare these ones with nothing but themselves, in words; empty when they can.
 
-    A cloud variant that is a file of a compared release's devices agrees with it whatever is true: beside it a better
-    release looks harmful, and a worse one of its own looks healthy.
+    A cloud variant that is a file of a compared release's devices, or the float model that these were made from, agrees
+    with it whatever is true: beside it a better release looks harmful, and a worse one of its own looks healthy.
 
     Args:
         compared: by their numbers, those that a rollout compares.
@@ -193,7 +195,36 @@ def partial_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manif
                     f"release {number} audits with {cloud.name!r}, which is the file {variant.name!r} of release "
                     f"{release}: it calls right whatever that one answers, and wrong what differs"
                 )
+        if _recorded_twin(cloud, manifest) is True:
+            return (
+                f"release {number} audits with {cloud.name!r}, which answers as the float model of release {release} "
+                "does: it calls right nearly whatever that one answers, and wrong what differs"
+            )
     return ""
+
+
+def unproven_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manifest]) -> str:
+    """Return why it is open whether audits by a release can compare these ones, in words; empty where it is not.
+
+    Args:
+        compared: by their numbers, those that a rollout compares.
+    """
+    cloud = cloud_variant(auditor)
+    if cloud is None:
+        return ""
+    for release, manifest in compared.items():
+        if _recorded_twin(cloud, manifest) is UNSET:
+            return (
+                f"nobody recorded whether {cloud.name!r}, with which release {number} audits, is another model than "
+                f"the devices of release {release} run: the same one would call right whatever that one answers"
+            )
+    return ""
+
+
+def _recorded_twin(cloud: Variant, manifest: Manifest) -> bool | UnsetType | None:
+    """Return what a release records of a cloud file (`Variant.twin`); None where it is not one of its own."""
+    own = (variant.twin for variant in manifest.placed("cloud") if variant.blob.sha256 == cloud.blob.sha256)
+    return next(own, None)
 
 
 def check_auditors(before: Channel, after: Channel, manifest_of: Manifests) -> None:

@@ -1,7 +1,7 @@
 """The release manifest: what a release contains and what the compiler proved of it.
 
-A manifest is the TUF target `models/<model>/<n>.json`; that signed path binds model and number, so
-the manifest holds neither. Blobs are listed by SHA-256 and size and trusted through the manifest.
+A manifest is the TUF target `models/<model>/<n>.json`; that signed path binds model and number, so the manifest holds
+neither. Blobs are listed by SHA-256 and size and trusted through the manifest.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     deferral: Deferral | None = None
     runtimes: tuple[str, ...] = ()
     ports: Ports | UnsetType = UNSET
+    twin: bool | UnsetType = UNSET  # a cloud variant answers as the edge variants' float model does; unset: not told
 
 
 class SelfTest(Struct, frozen=True, kw_only=True):

@@ -201,7 +201,7 @@ def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, .
         yield "nothing shows whether the answers are right"
     elif policy.matches:
         yield "labels of randomly drawn samples of the release, each matched with one of the release before"
-    elif at.audit.auditor is not None and not at.mute:
+    elif at.audit.auditor is not None and not (at.mute or at.partial):
         share = f"{at.audit.share_ppm / 10_000:g} %"
         yield f"pairs: release {at.audit.auditor} audits {share} of the requests of both releases"
     compared = [number for number, stage in enumerate(stages, 1) if _comparable(at.scope, stage)]
@@ -237,9 +237,9 @@ def _blockers(
         yield from _unmatched(policy, at, counts, needed)
         return
     alone = "or judge by time and install health alone: --evidence install"
-    if at.audit.auditor is None or at.mute:
+    if at.audit.auditor is None or at.mute or at.partial:
         what = f"channel {at.channel!r} has no auditor for {at.model!r}: nothing tells which answers are right"
-        yield Blocker(what=at.mute or what, add=f"{command} --auditor N, {alone}")
+        yield Blocker(what=at.mute or at.partial or what, add=f"{command} --auditor N, {alone}")
     elif at.audit.share_ppm == 0:
         yield Blocker(what="no request is audited: the audit share is 0", add=f"{command} --audit-share 1, {alone}")
     if 0 < scope.free == scope.unnamed:
@@ -310,6 +310,8 @@ def _to_label(at: Situation) -> Iterator[str]:
 
 def _to_audit(at: Situation, found: tuple[StageForecast, ...]) -> Iterator[str]:
     scope = at.scope
+    if at.unproven:
+        yield f"{at.unproven}; compile its cloud variant anew to know"
     if 0 < scope.unnamed < scope.free:
         some = f"the audited pairs of {scope.unnamed} of {scope.free} devices"
         yield f"{some} prove nothing until their agents are updated"

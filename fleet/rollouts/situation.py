@@ -53,7 +53,8 @@ class Scope(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """The facts before a rollout: its place, the auditor there, how many distinct inputs one device can bring at most,
     and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and `samples` whether
-    the channel draws samples at random. `mute`: why the auditor can answer nothing, or compare nothing."""
+    the channel draws samples at random. `mute`: why the auditor can answer nothing; `partial`: why it can compare
+    nothing; `unproven`: why it is open whether it can. Each is empty where there is nothing to say."""
 
     model: str
     channel: str
@@ -65,3 +66,5 @@ class Situation(Struct, frozen=True, kw_only=True):
     labels: bool = False
     samples: bool = False
     mute: str = ""
+    partial: str = ""
+    unproven: str = ""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from fleet.protocol.manifest import Deferral, Ports, Variant, Verdict
 from model_compiler.build.artifacts import Artifact, float_bases
 from model_compiler.errors import DataError, GateError, NotFiniteError, TargetError
-from model_compiler.evaluate import deferral, measurements, rightness, tasking, verdict
+from model_compiler.evaluate import deferral, measurements, rightness, tasking, twins, verdict
 from model_compiler.inputs.dataset import Array, Dataset, check_labels
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 from model_compiler.inputs.release_folder import blob_of
@@ -32,7 +32,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Judged:
-    """An artifact with its verdict; `broken` are the gate's terms that it breaks, in words."""
+    """An artifact with its verdict; `broken` are the gate's terms that it breaks, in words; `twin` as in `Variant`."""
 
     ran: Ran
     verdict: Verdict
@@ -40,6 +40,7 @@ class Judged:
     softmax: bool
     deferral: Deferral | None
     broken: tuple[str, ...]
+    twin: bool | UnsetType = UNSET
 
     @property
     def name(self) -> str:
@@ -59,6 +60,7 @@ class Judged:
             apply_softmax=self.softmax,
             deferral=self.deferral,
             ports=_ports(self.ran),
+            twin=self.twin,
         )
 
 
@@ -217,8 +219,16 @@ def judge(
         )
         measured = _with_notes(measured, item.artifact.notes)
         measured, fitted = _deferral(request, metric, item, measured, data.labels, cloud) if edge else (measured, None)
-        found.append(_judged(item, measured, metric, data.labels, request, fitted))
+        judged = _judged(item, measured, metric, data.labels, request, fitted)
+        found.append(judged if edge else replace(judged, twin=_twin(item, ran)))
     return found
+
+
+def _twin(cloud: Ran, ran: Sequence[Ran]) -> bool | UnsetType:
+    """Return whether a cloud variant answers as a float model for devices does; unset where none tells."""
+    floats = [item for item in ran if item.artifact.placement == "edge" and item.artifact.target.precision == "fp32"]
+    found = {twins.is_twin(item.outputs, cloud.outputs) for item in floats} - {None}
+    return any(found) if found else UNSET
 
 
 def _judged(
@@ -273,9 +283,7 @@ def _with_target(measured: Verdict, fitted: Deferral, request: CompileRequest) -
 
 
 def _with_notes(measured: Verdict, notes: tuple[str, ...]) -> Verdict:
-    from msgspec.structs import replace
-
-    return replace(measured, notes=(*measured.notes, *notes)) if notes else measured
+    return structs.replace(measured, notes=(*measured.notes, *notes)) if notes else measured
 
 
 def passing(judged: Sequence[Judged]) -> tuple[list[Judged], dict[str, str]]:

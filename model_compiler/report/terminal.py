@@ -75,13 +75,19 @@ def _watched(manifest: Manifest, release: Path) -> list[str]:
 
 
 def own_auditors(manifest: Manifest) -> list[str]:
-    """Return a warning for each cloud variant that is the very file of an edge variant."""
+    """Return a warning for each cloud variant that is the very file of an edge variant, or the float model of one."""
     edge = {variant.blob.sha256: variant.name for variant in manifest.variants if variant.placement == "edge"}
-    return [
-        f"{variant.name} is the same file as {edge[variant.blob.sha256]}: as an auditor it agrees with this release "
-        "whatever is true, and calls a better release harmful. Audit with a better model, or use --evidence labels"
+    same = {
+        variant.name: f"is the same file as {edge[variant.blob.sha256]}"
+        if variant.blob.sha256 in edge
+        else "answers as the float model of the files for devices does"
         for variant in manifest.variants
-        if variant.placement == "cloud" and variant.blob.sha256 in edge
+        if variant.placement == "cloud" and (variant.blob.sha256 in edge or variant.twin is True)
+    }
+    return [
+        f"{name} {why}: as an auditor it agrees with this release whatever is true, and calls a better release "
+        "harmful. Audit with a better model, or use --evidence labels"
+        for name, why in same.items()
     ]
 
 

@@ -203,3 +203,6 @@ def test_a_cloud_variant_that_is_the_edge_s_own_file_is_said_to_be_no_auditor(tm
         tmp_path / "cloud.onnx",
     )
     assert "same file" not in told.stdout
+    assert "cloud-onnx-fp32 answers as the float model of the files for devices does" in told.stdout
+    (cloud,) = decode_manifest((tmp_path / "s" / "manifest.json").read_bytes()).placed("cloud")
+    assert cloud.twin is True

@@ -79,10 +79,12 @@ def small_release(
     requires: tuple[str, ...] = (),
     task: TaskSpec | UnsetType = UNSET,
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET,
+    twin: bool | UnsetType = UNSET,
 ) -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant.
 
     `edge_file` and `cloud` are their files, by default some of their own; without the latter where `cloud` is None.
+    `twin` is what the cloud variant's record says.
     """
     blobs: dict[str, bytes] = {}
 
@@ -105,7 +107,7 @@ def small_release(
         variants.append(
             Variant(
                 name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
-                blob=blob(theirs), verdict=verdict(latency_ratio=20.0),
+                blob=blob(theirs), verdict=verdict(latency_ratio=20.0), twin=twin,
             )
         )  # fmt: skip
     manifest = Manifest(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from msgspec import to_builtins
@@ -12,7 +14,7 @@ from cloud_hub.drift.baseline import BLOCKS
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.growth import Climb, begun, followed, left_out
 from cloud_hub.drift.monitors import states_of
-from cloud_hub.store.tables import Alarm, Model, WindowRow
+from cloud_hub.store.tables import Alarm, Device, InputMonitor, Model, WindowRow
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
 from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
 from fleet.protocol.manifest import SketchRef, Tensor, decode_manifest, encode_manifest
@@ -157,6 +159,42 @@ def test_one_device_of_many_whose_sensor_climbs_is_no_counter(hub: HubFixture) -
 
     fleet.run(0.5, climbing)
     assert fleet.monitor()["left_out"] == ""
+
+
+def test_a_device_that_leaves_takes_its_counters_along(hub: HubFixture) -> None:
+    """Two of four devices are odometers; once these are revoked, the others' feature is judged as before."""
+
+    def mixed(fleet: Fleet, device: str, at: float) -> np.ndarray:
+        return (odometer if device in ("d-0", "d-1") else sensor)(fleet, device, at)
+
+    fleet = Fleet(hub, mixed, devices=4, baseline="6h")
+    fleet.run(0.5)
+    assert "odometer, only grows or falls, on 2 of 4 devices" in fleet.monitor()["left_out"]
+    with hub.hub.session() as session:
+        for name in ("d-0", "d-1"):
+            session.get_one(Device, name).revoked_at = hub.clock()
+    fleet.devices = ["d-2", "d-3"]
+    fleet.run(0.2)
+    assert fleet.monitor()["left_out"] == ""
+    with hub.hub.reading() as session:
+        document = session.exec(select(InputMonitor.document)).one()
+    assert document["watched"] == 2 and not any(document["growing"].values()) and document["left_out"] == []
+
+
+def test_what_is_known_of_its_input_is_read_once(hub: HubFixture) -> None:
+    fleet = Fleet(hub, odometer, baseline="6h", left_out=["odometer"])
+    engine, read = DriftEngine(hub.hub), Counter[str]()
+    stored = hub.hub.objects.get
+    hub.hub.objects.get = lambda name: (read.update([name]), stored(name))[1]  # type: ignore[method-assign]
+    for _ in range(4):
+        fleet.run(0.05, looks=1)
+        engine.look()
+    encoder = f"blobs/{blob_of(encode_encoder(fleet.encoder)).sha256}"
+    assert read[encoder] > 1, "other engines looked, too"
+    read.clear()
+    hub.clock.advance(600)
+    engine.look()
+    assert not read[encoder]
 
 
 def test_the_policy_leaves_a_feature_out_and_takes_it_back(hub: HubFixture) -> None:

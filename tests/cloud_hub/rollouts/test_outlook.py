@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import delete
 
@@ -164,6 +165,25 @@ def test_of_an_auditor_that_answers_nothing_plan_and_status_say_so(fleet: HubFix
     found = plan(fleet)
     assert "no cloud variant" in found["blockers"][0]["what"] and "--auditor N" in found["blockers"][0]["add"]
     assert plan(fleet, guard={"evidence": "install"})["blockers"] == []
+
+
+def test_an_auditor_that_is_a_compared_release_s_float_model_compares_nothing(fleet: HubFixture) -> None:
+    twin = fleet.release(seed=8, twin=True)
+    audit(fleet, Audit(auditor=twin, share_ppm=10_000))
+    (blocker,) = plan(fleet, release=twin)["blockers"]
+    assert f"release {twin} audits with 'onnx-fp32', which answers as the float model of" in blocker["what"]
+    refused = fleet.client.post("/api/v1/rollouts", json={**WANTED, "release": twin}, headers=fleet.auth())
+    assert refused.status_code == 409 and "which answers as the float model" in refused.json()["error"]
+    assert plan(fleet, release=2)["blockers"] == [], "of two other releases it may say something"
+
+
+@pytest.mark.parametrize(("recorded", "told"), [(UNSET, True), (False, False)])
+def test_an_auditor_of_which_nothing_is_recorded_is_taken_and_told(fleet: HubFixture, recorded, told: bool) -> None:
+    number = fleet.release(seed=8, twin=recorded)
+    audit(fleet, Audit(auditor=number, share_ppm=10_000))
+    found = plan(fleet, release=number)
+    assert found["blockers"] == []
+    assert any("nobody recorded whether 'onnx-fp32'" in note for note in found["notes"]) is told
 
 
 @pytest.mark.parametrize("whose", ["of the release before", "of the new one"])

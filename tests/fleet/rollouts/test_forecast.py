@@ -71,6 +71,7 @@ def test_healthy_names_its_margin() -> None:
     [
         ({"audit": Audit()}, {}, "has no auditor", "--evidence install"),
         ({"mute": "release 1 has no cloud variant"}, {}, "no cloud variant", "--auditor N"),
+        ({"partial": "it answers as release 1 does"}, {}, "it answers as release 1 does", "--auditor N"),
         ({"audit": Audit(auditor=1, share_ppm=0)}, {}, "audit share is 0", "--audit-share"),
         ({}, {"min_devices": 3}, "the first stage has 2 devices, and 3", "a larger first stage"),
         ({"most_per_device": 20}, {}, "distinct inputs in stage 1", "a wider margin"),
@@ -84,9 +85,16 @@ def test_one_that_could_never_finish_says_what_to_add(changes: dict, policy: dic
     assert what in found.endless and add in found.add
 
 
-def test_of_an_auditor_that_answers_nothing_no_pairs_are_promised() -> None:
+@pytest.mark.parametrize("why", ["mute", "partial"])
+def test_of_an_auditor_that_answers_or_compares_nothing_no_pairs_are_promised(why: str) -> None:
     assert any("audits" in line for line in ahead().evidence)
-    assert not any("audits" in line for line in ahead(replace(AT, mute="it has no cloud variant")).evidence)
+    assert not any("audits" in line for line in ahead(replace(AT, **{why: "it has no cloud variant"})).evidence)
+
+
+def test_an_auditor_of_which_nobody_knows_whether_it_compares_anything_is_taken_and_told() -> None:
+    found = ahead(replace(AT, unproven="nobody recorded it"))
+    assert found.endless == "" and any(note.startswith("nobody recorded it; compile") for note in found.notes)
+    assert not any("compile" in note for note in ahead().notes)
 
 
 def test_by_time_and_install_health_alone_it_needs_no_auditor_and_says_what_that_means() -> None:
