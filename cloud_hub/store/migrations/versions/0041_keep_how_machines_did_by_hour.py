@@ -9,7 +9,7 @@ revision = "0041"
 down_revision = "0040"
 branch_labels = None
 depends_on = None
-WHOLE = sa.BigInteger()
+WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
