@@ -248,7 +248,8 @@ def _streams(
     """The streams that windows of these devices touch; `alarm` is the open one."""
     streams = records.load(session, monitor.model, monitor.release, devices)
     for stream in streams.values():
-        if stream.slot * monitor.document["slot_s"] > stream.last:  # of slots of another length
+        # Of slots of another length; a group's open one begins after its last window by nature.
+        if stream.kind == "device" and stream.slot * monitor.document["slot_s"] > stream.last:
             stream.slot = -1
     alarms.let_go(session, streams.values(), (alarm.id or 0) if alarm is not None else 0)
     return streams

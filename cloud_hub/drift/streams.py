@@ -161,6 +161,15 @@ def new_stream(kind: Kind, name: str, release: int, share: float, dims: int) -> 
     return Stream(kind=kind, name=name, release=release, share=share, history=History(dims))
 
 
+def without_baseline(group: Stream) -> Stream:
+    """A group that learns anew what is usual; where its devices' baselines lie stays known."""
+    assert group.level is not None
+    found = new_stream(group.kind, group.name, group.release, group.share, len(group.level))
+    found.level, found.members, found.apart, found.usual = group.level, group.members, group.apart, group.usual
+    found.alarm = group.alarm
+    return found
+
+
 def learn(stream: Stream, row: Floats, at: float, count: int, settings: Settings) -> Floats | None:
     """Add a window to the history of a stream that is not steady, and make its baseline when that is due.
 

@@ -18,7 +18,16 @@ from msgspec import Struct
 from cloud_hub.drift import signed
 from cloud_hub.drift.baseline import FARTHEST
 from cloud_hub.drift.signed import Bank
-from cloud_hub.drift.streams import Settings, Stream, borrow, expected_at, learn, learn_week, new_stream
+from cloud_hub.drift.streams import (
+    Settings,
+    Stream,
+    borrow,
+    expected_at,
+    learn,
+    learn_week,
+    new_stream,
+    without_baseline,
+)
 from cloud_hub.drift.week import SLOT_S
 
 Floats = npt.NDArray[np.float64]
@@ -69,7 +78,9 @@ class Watch:
         # Each release has a fleet of its own; groups and devices are those of all, and a device serves one at a time.
         each = {"fleet": max(facts.releases, 1), "group": max(facts.groups, 1), "device": max(facts.devices, 1)}
         self._shares = {kind: 1 / PARTS / count for kind, count in each.items()}
-        for stream in streams.values():
+        for key, stream in list(streams.items()):
+            if stream.kind != "device" and stream.windows and not stream.began:
+                stream = streams[key] = without_baseline(stream)  # an earlier version did not keep when it began
             stream.share = self._shares[stream.kind]
             if max(stream.last, stream.slot * self.slot_s, *_visits(stream)) > facts.now + 2 * self.slot_s:
                 _set_back(stream, facts.now)
@@ -149,7 +160,8 @@ class Watch:
             group.open_devices += 1
 
     def _close_slot(self, group: Stream) -> None:
-        if group.open_sum is None or group.open_devices < 2:  # of one device, its own stream says more
+        # Of one device, its own stream says more; of slots before the clock was set back nobody knows when they were.
+        if group.slot < 0 or group.open_sum is None or group.open_devices < 2:
             return
         row, at = group.open_sum / group.open_devices, (group.slot + 1) * self.slot_s
         middle = (group.slot + 0.5) * self.slot_s

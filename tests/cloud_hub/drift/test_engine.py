@@ -12,7 +12,7 @@ from sqlmodel import select
 from cloud_hub.drift import scope
 from cloud_hub.drift.basis import basis_of_encoder, encode_basis
 from cloud_hub.drift.engine import DriftEngine
-from cloud_hub.drift.stream_bytes import decode
+from cloud_hub.drift.stream_bytes import decode, encode
 from cloud_hub.store.tables import (
     Alarm,
     AlarmResponse,
@@ -449,3 +449,37 @@ def test_the_encoder_of_a_real_release_says_what_is_looked_at(hub):
         assert session.get_one(DriftMonitor, ("digits", 1)).basis == encode_basis(basis_of_encoder(encoder))
     (alarm,) = alarms(hub)
     assert alarm.detail["devices"] == ["d-1"] and not alarm.detail["provisional"]
+
+
+def test_a_group_begins_with_its_first_slot_though_the_hub_looks_before_that_is_over(watched):
+    """Its baseline lasts as long as a device's, and it alarms as seldom: both are counted from its beginning."""
+    watched.clock.advance(120)  # the three windows of each look are in one slot
+    engine, began = DriftEngine(watched.hub), watched.clock()
+    states = []
+    for number in range(40):
+        add_windows(watched, 3, shifted=False, seed=number)  # three minutes, which are a window of the fleet
+        engine.step()
+        fleet = streams(watched, "fleet").get("")
+        states += [(watched.clock() - began, fleet.state)] if fleet is not None else []
+    assert fleet is not None and fleet.began_at > began
+    assert {state for at, state in states if at < 1800} <= {"waiting", "provisional"}
+    assert fleet.state == "steady"
+    per_day = fleet.windows / max((fleet.last_at - fleet.began_at) / 86_400, 1.0)
+    assert fleet.alarm_at == pytest.approx(np.log(2000 * per_day * 3))
+
+
+def test_a_group_of_which_an_earlier_version_lost_the_beginning_begins_anew(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    engine.step()
+    with watched.hub.session() as session:
+        row = session.get_one(DriftStream, ("digits", 1, "fleet", ""))
+        stream = decode(row.body)
+        members, stream.began = stream.members, 0.0
+        row.body = encode(stream)
+    upgraded = watched.clock()
+    add_windows(watched, 18, shifted=False, seed=1)
+    engine.step()
+    fleet = decode(streams(watched, "fleet")[""].body)
+    assert upgraded < fleet.began <= watched.clock() and fleet.windows < 9
+    assert fleet.members == members
