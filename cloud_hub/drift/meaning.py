@@ -32,6 +32,7 @@ FEW = 0.03  # the least margin by few units, or before a week is over
 UNSEEN = 0.06  # the least margin before a day is over: how nights differ is not known
 DAYS = 7  # that are over, at least, when a record is made
 SPANS = (3_600.0, 21_600.0, 86_400.0)  # seconds; stretches of time that are compared with one another
+PART = 1 / 4  # of the units that a stretch usually has
 ALIKE = 1.5  # less than one and a half units that are wrong, however many were right
 SURE = 0.0025  # standard error of a record that is made
 SUSPICION = 1.5  # evidence with which no unit joins a record
@@ -75,7 +76,11 @@ class Sum(Struct, frozen=True, kw_only=True):
 
 class Stretches(Struct, frozen=True, kw_only=True):
     """Units by stretches of one length: the `means` of those that are over, the sum of one over how many units each of
-    them had (`thin`), and the open one's `number` and shares."""
+    them had (`thin`), and the open one's `number` and shares.
+
+    A stretch with less than `PART` of the usual number of units goes on with the next: the mean of a single unit is
+    all right or all wrong, which no other stretch is.
+    """
 
     means: Sum = Sum()
     thin: float = 0.0
@@ -84,7 +89,8 @@ class Stretches(Struct, frozen=True, kw_only=True):
 
     def add(self, share: float, number: int) -> Stretches:
         """With one more unit, of the stretch with that number. Late ones count for the open one."""
-        if number <= self.number or not self.open.count:
+        few = self.open.count * self.thin < PART * self.means.count
+        if number <= self.number or not self.open.count or few:
             return replace(self, number=max(number, self.number), open=self.open.add(share))
         thin = self.thin + 1 / self.open.count
         return Stretches(means=self.means.add(self.open.mean), thin=thin, number=number, open=Sum().add(share))

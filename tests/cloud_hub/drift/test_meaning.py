@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cloud_hub.drift.meaning import LEAST, Track, Unit, again, count, delay
+from cloud_hub.drift.meaning import LEAST, Stretches, Track, Unit, again, count, delay
 from fleet.protocol.durations import DAY_S
 from tests.support.size import sized
 
@@ -183,3 +183,22 @@ def test_a_wider_margin_is_held_to_at_once_and_misses_what_is_smaller() -> None:
     known = Track(record=good.record)
     assert delay(known, BUDGET_DAYS, margin=0.08) is None, "and says that it hides a drop of four points"
     assert delay(known, BUDGET_DAYS, drop=0.15, margin=0.08) > delay(known, BUDGET_DAYS, drop=0.15)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hours_of_a_single_unit_do_not_make_a_record_less_sure(seed: int) -> None:
+    """Units under suspicion join no record, so an hour may have one; it was taken for an hour that differs, and hid
+    any drop for weeks."""
+    random, track = np.random.default_rng(seed), Track()
+    for number in range(sized(11, 25) * 720):
+        track = count(track, Unit(device_id="d", at=120.0 * number, share=float(random.random() < 0.9)), 30)
+    assert track.record is not None and track.record.margin <= 0.02
+
+
+def test_hours_of_a_few_units_are_judged_together() -> None:
+    stretches = Stretches()
+    for hour in range(0, 24, 2):
+        for place in range(30):
+            stretches = stretches.add(0.0 if place < 3 else 1.0, hour)
+        stretches = stretches.add(0.0, hour + 1)  # a unit that is wrong, by itself
+    assert stretches.beyond(0.09) == 0.0 and stretches.means.count == 12
