@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud_hub.backtest.cli import app as drift_app
 from cloud_hub.backup.cli import add_commands
 from cloud_hub.errors import HubError, InvalidError
 from fleet.console.exits import SHORT, Exit, of_os_error
@@ -18,6 +19,7 @@ from fleet.console.typed import with_version
 app = typer.Typer(help=f"The hub of an Edgeloop fleet.\n\n{SHORT}", no_args_is_help=True)
 keys_app = typer.Typer(help="Key ceremonies; they need the offline keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(drift_app, name="drift")
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The hub's directory.")]
 OfflineKeys = Annotated[Path, typer.Option(help="Directory of the offline keys, outside DIR.")]

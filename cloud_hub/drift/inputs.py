@@ -155,7 +155,8 @@ class Counted:
                 self._track(device, name, margin, found.share, row.started_at)
 
     def _growth(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
-        """Follow the features that may only grow; once the device's first period is over, the monitor counts them."""
+        """Follow the features that may only grow; once the device's first period is over, and has
+        windows enough, the monitor counts them."""
         device, facts = self._device(row.device_id), self._facts
         first = device.climbing is None
         device.climbing = row.ended_at if device.climbing is None else device.climbing
@@ -166,12 +167,14 @@ class Counted:
             elif first and len(device.climbs) < growth.FEATURES:
                 device.climbs[name] = growth.begun(mean)
         over = row.ended_at - device.climbing >= self._policy.baseline_s
-        kept = {name: one for name, one in device.climbs.items() if not (one.hopeless or (over and not one.grows))}
+        # Long windows may be too few in the first period: a feature is looked at until they say enough of it.
+        said = {name for name, one in device.climbs.items() if over and one.steps >= BLOCKS and not one.grows}
+        kept = {name: one for name, one in device.climbs.items() if not one.hopeless and name not in said}
         steps = max((one.steps for one in device.climbs.values()), default=0.0)
         device.climbs = kept
         if not device.seen and (steps >= BLOCKS or not kept):
             device.seen, facts.watched = True, facts.watched + 1
-        grown = sorted(kept) if over and device.seen else device.grown
+        grown = sorted(name for name, one in kept.items() if one.grows) if over and device.seen else device.grown
         for name in {*grown} ^ {*device.grown}:
             facts.growing[name] = facts.growing.get(name, 0) + (1 if name in grown else -1)
         device.grown = grown

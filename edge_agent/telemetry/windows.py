@@ -20,7 +20,7 @@ from fleet.protocol.channel import RolloutRef
 from fleet.protocol.drift_encoder import Encoder, rows_of
 from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
 from fleet.protocol.sketch import Sketcher, outlying
-from fleet.protocol.telemetry import InputSummary, PairCounts, SketchData, Window
+from fleet.protocol.telemetry import DRAWN_ROWS, InputSummary, PairCounts, SketchData, Window
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
 
@@ -28,7 +28,6 @@ Row = dict[str, np.ndarray[Any, Any]]  # one row of every input, without its bat
 
 LATENCY_BUCKETS = 32  # powers of two of microseconds: the last one is over an hour
 CONFIDENCE_BINS = 20
-RESERVOIR_ROWS = 256
 RESERVOIR_BYTES = 8 << 20
 PAIRED_INPUTS = 512  # distinct ones of one window; more count as repeats
 COUNTERS = (
@@ -79,7 +78,7 @@ class Builder:
         self._encoder = encoder
         self._tensors: tuple[Tensor, ...] = ()
         self._reservoir: list[Row] = []
-        self._size = RESERVOIR_ROWS  # rows that the reservoir may hold: fewer when they turn out to be large
+        self._size = DRAWN_ROWS  # rows that the reservoir may hold: fewer when they turn out to be large
         self._bytes = 0  # of its rows
         self._rows = 0.0  # seen, in units of `_weight`
         self._weight = 1.0
@@ -198,7 +197,7 @@ class Builder:
         return not self.counters["requests"] and not self.counters["audited"] and not shadowed
 
     def close(self, ended_at: float) -> Window:
-        """The window; costs sketch and figures of at most `RESERVOIR_ROWS` rows, so do it off the request path."""
+        """The window; costs sketch and figures of at most `DRAWN_ROWS` rows, so do it off the request path."""
         sketch, far = self._sketch()
         return Window(
             model=self.key.model,

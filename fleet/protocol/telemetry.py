@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from fleet.protocol.shadow import ShadowCounts
 
+DRAWN_ROWS = 256  # of a window at most, that its sketch and its summaries are made of
 VALUES = 16  # of an answer's numbers, each summarised by itself: about 24 KiB of a window
 
 
