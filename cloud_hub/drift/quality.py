@@ -154,7 +154,9 @@ def _range(told: Told, table: Floats, usual: Floats, rows: int) -> Iterator[tupl
 def _unit(told: Told, table: Floats, usual: Floats) -> Iterator[tuple[Key, ProblemShare]]:
     if told.kind == "signal":  # a quiet room is no other unit
         return
-    for place in np.flatnonzero(np.isfinite(table[:, MEDIAN]) & (np.abs(usual[:, MEDIAN]) > 0)):
+    # Numbers on both sides of 0 have no size that another unit would change: their median is small by chance.
+    one_side = usual[:, Q05] * usual[:, Q95] > 0
+    for place in np.flatnonzero(np.isfinite(table[:, MEDIAN]) & one_side):
         middle = table[place, MEDIAN]
         outside = not usual[place, Q05] <= middle <= usual[place, Q95]
         yield Key(told.tensor, int(place), "unit"), ProblemShare(float(outside and _other(middle, usual[place])), 0.0)

@@ -62,6 +62,14 @@ def test_values_beyond_training_are_a_share_and_another_unit_is_said() -> None:
     assert Key("x", 1, "unit") in shares(small)
 
 
+def test_numbers_on_both_sides_of_zero_have_no_unit() -> None:
+    """Their median is near 0 by chance, and any stay elsewhere is many times as large."""
+    signed = np.column_stack([RNG.normal(0.1, 1, 2000), TRAINED[:, 1:]])
+    profile = TrainingProfile(inputs=(summarize(TOLD, list(signed)),))
+    stay = np.column_stack([RNG.normal(2.5, 0.2, 200), TRAINED[:200, 1:]])
+    assert Key("x", 0, "unit") not in shares(stay, profile)
+
+
 def test_without_the_training_data_range_and_unit_are_not_watched() -> None:
     wild = rows() * 1e6
     assert {key.problem for key in seen_in((summarize(TOLD, list(wild)),), 200, PLAN, None)} == {"NaN", "constant"}
