@@ -17,6 +17,7 @@ from msgspec import Struct
 from sqlalchemy import Engine, delete, event, update
 from sqlmodel import Session, SQLModel, col, select
 
+from cloud_hub.backtest.columns import HistoricRow
 from cloud_hub.backtest.windows import ClosedWindow
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
@@ -121,16 +122,20 @@ class Replay:
         self._hub.engine.dispose()
 
     def take(self, windows: Iterable[ClosedWindow]) -> None:
-        """Receive windows. The labels of their rows come later."""
+        """Receive windows."""
         ordered = sorted(windows, key=lambda one: (one.ended_at, one.device))
         self._hear(ordered)
         with self._hub.session() as session:
             self._meet(session, ordered)
             session.flush()
             session.add_all([_row(one, next(self._numbers)) for one in ordered])
-        for one in ordered:
-            for at, answer, label in one.labelled:
-                heappush(self._labels, (at + self._label_delay_s, next(self._numbers), one.device, answer, label))
+
+    def hear_label(self, row: HistoricRow) -> None:
+        """Keep a row's label until it comes; the engine counts labels in the order of their times, so none may wait for
+        the end of its window."""
+        if row.refused is None and row.answer is not None and row.label is not None:
+            comes = row.at + self._label_delay_s
+            heappush(self._labels, (comes, next(self._numbers), row.device, row.answer, row.label))
 
     def look(self, now: float) -> None:
         """Turn the clock to a moment, let the engine look, and answer alarms that have waited for long enough."""

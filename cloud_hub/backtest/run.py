@@ -109,6 +109,7 @@ class _Stepper:
             behind = max(int((row.at - self._next) // self._options.look_s), 0)
             self._next += self._options.look_s * max(behind, 1)
         self._closed += self._maker.add(row)
+        self.replay.hear_label(row)
         outcome = self.outcome
         outcome.rows += 1
         outcome.refused += row.refused is not None

@@ -22,8 +22,7 @@ from fleet.protocol.telemetry import DRAWN_ROWS, SketchData
 
 
 class ClosedWindow(Struct, frozen=True, kw_only=True):
-    """A window: `body` as in `telemetry.Window`, `labelled` the rows that have a label and an answer, each as its time
-    and both classes."""
+    """A window: `body` as in `telemetry.Window`."""
 
     device: str
     labels: tuple[tuple[str, str], ...]
@@ -32,7 +31,6 @@ class ClosedWindow(Struct, frozen=True, kw_only=True):
     rows: int
     body: dict[str, Any]
     sketch: SketchData | None
-    labelled: tuple[tuple[float, int, int], ...]
 
 
 class _Open:
@@ -43,7 +41,6 @@ class _Open:
         self.drawn: list[Mapping[str, AnyRow]] = []
         self.refused: dict[str, Counter[int]] = {}
         self.classes = [0] * classes
-        self.labelled: list[tuple[float, int, int]] = []
 
     def add(self, row: HistoricRow, draw: random.Random) -> None:
         self.rows += 1
@@ -54,8 +51,6 @@ class _Open:
             return
         if row.answer is not None:
             self.classes[row.answer] += 1
-            if row.label is not None:
-                self.labelled.append((row.at, row.answer, row.label))
         if len(self.drawn) < DRAWN_ROWS:
             self.drawn.append(row.inputs)
         elif (place := draw.randrange(self.rows - self.refusals)) < DRAWN_ROWS:
@@ -128,7 +123,6 @@ class WindowMaker:
             rows=one.rows,
             body=body,
             sketch=sketch,
-            labelled=tuple(one.labelled),
         )
 
     def _summary(self, told: Told, one: _Open) -> Any:

@@ -108,6 +108,16 @@ def test_answers_that_become_wrong_are_found_by_their_labels(release: Path, tmp_
     assert found["labelled"] == 2880
 
 
+def test_every_label_counts_in_its_order_whatever_windows_are_open(release: Path, tmp_path: Path) -> None:
+    """Windows of devices end at different times; a label that comes after a later one would not count."""
+    rows = (
+        (BEGAN + 600 * number, f"m{number % 3}", 20, 1, "ok", "ok" if number % 10 else "worn") for number in range(900)
+    )
+    file = write_csv(tmp_path / "h.csv", ["time", "machine", *NAMES, "truth", "said"], rows)
+    words = ("--device", "machine", "--window", "11h", "--look", "1d", "--label", "truth", "--prediction", "said")
+    assert backtest(release, file, *words)["monitor"]["labels"]["counted"] == 900
+
+
 def test_windows_that_are_too_short_are_said_with_what_would_do(release: Path, tmp_path: Path) -> None:
     answer = call(
         "cloud-hub", "drift", "backtest", release, history(tmp_path / "h.csv", 0.5, devices=2), "--device", "machine"
