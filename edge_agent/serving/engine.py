@@ -1,7 +1,7 @@
 """One request from inputs to answer: local model, decision, cloud, record.
 
 What can be answered at once is: `answer` returns it without having yielded, and an awaitable only for a run that may
-take longer than `slots.SLOW_S` and for a call to the cloud.
+take longer than `run_times.SLOW_S` and for a call to the cloud.
 
 A caller's deadline (`timeout`, `timeout_ms`, `deadline_ms`) counts from the request's first byte and binds whatever
 comes before there is an answer; a local answer that exists goes out, degraded where the cloud was to be asked. The

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from edge_agent import runtimes
 from edge_agent.errors import ActivationError, UnreadableError
 from edge_agent.host import memory
 from edge_agent.ports import InstalledRelease, LoadedModel, ReleaseHealth, Runtime, load_variant
-from edge_agent.serving import pieces
+from edge_agent.serving import pieces, run_times
 from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.joint import Joint
@@ -34,7 +33,6 @@ from fleet.protocol.drift_encoder import Encoder, decode_encoder
 from fleet.protocol.manifest import Variant
 from fleet.protocol.selftest import decode_vectors, from_array
 from fleet.runtimes.cost import body_limit
-from fleet.runtimes.run_costs import RunCosts
 from fleet.serving import Statistics
 
 log = logging.getLogger(__name__)
@@ -42,13 +40,6 @@ log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray[Any, Any]]
 REFUSAL_LIMIT = 200  # characters of what is said of a refused request: names in it are the application's
 TIMED = 256  # run times that a release's latency is judged by
-SLOW_S = 0.02  # a model slower than this runs in a thread, so that other requests are not held up
-
-
-def run_costs() -> RunCosts:
-    """As a device judges runs: a warm-up has measured the first one before any request; other work of the device
-    interrupts some; what is large here has many rows, each of which costs the same."""
-    return RunCosts(unknown_s=0.0, growth=2.0, interrupted=1)
 
 
 class Served:
@@ -82,19 +73,19 @@ class Served:
         self.task = tasks.of_manifest(release.manifest)
         self.calibration = calibration_of(release)
         self.body_limit = body_limit(release.manifest)
-        self.costs = run_costs()
+        self.costs = run_times.RunTimes()
         self.statistics = Statistics()
         self.batched = all(i.batched for i in release.manifest.inputs)  # each input's first axis counts rows
         self._rows_of = release.manifest.inputs[0].name if self.batched else None
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:
-        """Estimate the seconds that a run of these inputs may take; see `RunCosts`."""
-        return self.costs.of(_values(inputs))
+        """Estimate the seconds that a run of these inputs may take by the clock; see `RunTimes`."""
+        return self.costs.clock_s(_values(inputs))
 
     def slow(self, inputs: Arrays) -> bool:
         """Return whether these inputs may take so long that the run should leave the event loop."""
-        return self.cost_s(inputs) > SLOW_S
+        return self.costs.slow(_values(inputs))
 
     def rows(self, inputs: Arrays) -> int:
         """Count the rows of these inputs; 1 without a batch."""
@@ -107,14 +98,12 @@ class Served:
         Args:
             requests: of one row each that these inputs are, the rest is filling; 0 for one request as it is.
         """
-        # Once it seems slow, what the run itself costs counts, without what others on a busy device took meanwhile.
-        own = time.thread_time() if self.slow(inputs) else None
-        model, started = model or self._model, time.perf_counter()
+        model, ended = model or self._model, run_times.started()
         outputs = pieces.run(model, inputs) if self._cut else model.run(inputs)
-        took = time.perf_counter() - started
-        self.costs.learn(_values(inputs), took if own is None else min(took, time.thread_time() - own))
-        self.statistics.ran(requests or self.rows(inputs), took)
-        self._times.extend([took / requests] * requests if requests else [took])
+        took = ended()
+        self.costs.learn(_values(inputs), took)
+        self.statistics.ran(requests or self.rows(inputs), took.clock)
+        self._times.extend([took.clock / requests] * requests if requests else [took.clock])
         return outputs
 
     def warm_up(self) -> None:
@@ -124,9 +113,9 @@ class Served:
         """
         try:
             requests = self._vectors()
-            started = time.perf_counter()
+            ended = run_times.started()
             self._model.run(requests[0])  # the first run is slower than all others, which errs on the safe side
-            self.costs.learn(_values(requests[0]), time.perf_counter() - started)
+            self.costs.learn(_values(requests[0]), ended())
             self._cut = self.release.variant.runtime == "litert" and pieces.may_be_cut(self._model, requests)
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number

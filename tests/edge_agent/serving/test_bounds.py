@@ -6,12 +6,13 @@ import asyncio
 import json
 import threading
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edge_agent.serving import slots
+from edge_agent.serving import run_times
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import TooLargeError
@@ -111,30 +112,40 @@ def test_texts_are_counted_before_they_are_made():
         from_bytes(bytes(4 * (MAX_TEXTS + 1)), "BYTES", (MAX_TEXTS + 1,), "x")
 
 
+def runs_take(monkeypatch, served, *took: tuple[float, float, int]) -> None:
+    """Forget what runs took; the next ones take so long by the clock, of the processor, and read so many pages."""
+    served.costs = run_times.RunTimes()
+    clock = [time for by_clock, _, _ in took for time in (0.0, by_clock)]
+    usage = iter(
+        SimpleNamespace(ru_utime=time, ru_stime=0.0, ru_majflt=faults)
+        for _, own, pages in took
+        for time, faults in ((0.0, 0), (own, pages))
+    )
+    monkeypatch.setattr(run_times.time, "perf_counter", iter(clock).__next__)
+    monkeypatch.setattr(run_times.resource, "getrusage", lambda who: next(usage))
+
+
 @pytest.mark.parametrize(("rows", "slow"), [(1, False), (200, False), (500, True)])
 def test_a_run_leaves_the_event_loop_by_its_own_number_of_values(agent, monkeypatch, rows, slow):
     served = agent.slots.slot("tiny").active
-    ticks = iter([0.0, 0.0001] * 50)
-    monkeypatch.setattr(slots.time, "perf_counter", lambda: next(ticks))
-    served.costs = slots.run_costs()
+    runs_take(monkeypatch, served, *[(0.0001, 0.0001, 0)] * 20)
     for _ in range(20):
-        served.run({"input": X})  # 0.1 ms each
+        served.run({"input": X})
     assert served.slow({"input": np.zeros((rows, 4), np.float32)}) is slow
 
 
-@pytest.mark.parametrize(("own", "slow"), [(0.001, False), (0.05, True)])
-def test_a_busy_device_does_not_take_a_fast_model_for_slow(agent, monkeypatch, own, slow):
-    """Every run takes 0.1 s by the clock, since others take the processor, and `own` seconds of it are the run's."""
+@pytest.mark.parametrize(("own", "pages", "slow"), [(0.001, 0, False), (0.05, 0, True), (0.001, 3, True)])
+def test_a_busy_device_does_not_take_a_fast_model_for_slow(agent, monkeypatch, own, pages, slow):
+    """Every run takes 0.1 s by the clock, since others take the processor, and `own` seconds of it are the run's. What
+    waits for its own pages of the disk is slow."""
     served = agent.slots.slot("tiny").active
-    clock, thread = iter([0.0, 0.1] * 20), iter([0.0, own] * 20)
-    monkeypatch.setattr(slots.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(slots.time, "thread_time", lambda: next(thread))
-    served.costs = slots.run_costs()
-    served.run({"input": X})
-    assert served.slow({"input": X}), "what it takes by the clock is all that is known of a run that was thought fast"
-    for _ in range(5):
+    runs_take(monkeypatch, served, *[(0.1, own, pages)] * 25)
+    judged = []
+    for _ in range(25):
         served.run({"input": X})
-    assert served.slow({"input": X}) is slow
+        judged.append(served.slow({"input": X}))
+    assert judged == [slow] * 25
+    assert served.cost_s({"input": X}) == pytest.approx(0.1), "whoever waits for a run waits by the clock"
 
 
 def test_what_a_run_costs_is_known_before_the_first_request(agent):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import InferenceError, LateError, UnreachableError
-from edge_agent.serving import slots
+from edge_agent.serving import run_times
 from edge_agent.serving.breaker import Breaker
 from edge_agent.serving.cloud import CloudError, HubCloud
 from edge_agent.serving.endpoint import WAITING_BYTES, Endpoint, NotAskedError, Question
@@ -75,7 +75,7 @@ class SlowHub(FakeHub):
 @pytest.mark.parametrize("clients", [9, 32, 200])
 def test_clients_that_all_defer_to_a_healthy_cloud_lose_no_answer_to_the_breaker(tmp_path, clients, monkeypatch):
     monkeypatch.setattr(
-        slots, "SLOW_S", float("inf")
+        run_times, "SLOW_S", float("inf")
     )  # on a busy machine a run looks slow, and would queue for a thread
     agent = Agent(tmp_path)
     agent.engine.cloud.endpoint = endpoint = Endpoint(HubCloud(SlowHub()))

@@ -11,6 +11,7 @@ from edge_agent.errors import ActivationError, InferenceError, LateError, NotFou
 from edge_agent.serving import outcomes
 from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.outcomes import HELD, SEVERAL, Afterwards
+from edge_agent.serving.run_times import Took
 from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
@@ -216,7 +217,7 @@ def test_a_request_under_way_is_no_good_answer_yet(agent):
             raise RuntimeError("device busy")
 
         served._model.run = run
-        served.costs.learn(SURE.size, 1.0)  # known to be slow: runs in a thread
+        served.costs.learn(SURE.size, Took(1.0, 1.0))  # known to be slow: runs in a thread
         waiting = [asyncio.create_task(agent.ask(SURE)) for _ in range(3)]
         await asyncio.to_thread(begun.wait, 30)
         early = agent.slots.health("tiny")

@@ -11,7 +11,7 @@ import pytest
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.serving import instances
 from edge_agent.serving.instances import EXTRA_BYTES, PER_BYTE, Instances, most
-from edge_agent.serving.slots import run_costs
+from edge_agent.serving.run_times import RunTimes, Took
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import MalformedError
@@ -130,7 +130,7 @@ def held(tmp_path):
             return run(inputs)
 
         served._model.run = wait
-        served.costs.learn(X.size, 1.0)
+        served.costs.learn(X.size, Took(1.0, 1.0))
         try:
             return await scenario(agent, served, go_on, threads)
         finally:
@@ -146,7 +146,7 @@ def test_while_an_interpreter_is_busy_in_a_thread_nobody_waits_for_it_on_the_eve
     async def scenario(agent, served, go_on, threads):
         first = asyncio.create_task(agent.ask(X))
         await until(lambda: threads)
-        served.costs = run_costs()
+        served.costs = RunTimes()
         second = asyncio.create_task(agent.ask(X))
         for _ in range(5):
             await asyncio.sleep(0)

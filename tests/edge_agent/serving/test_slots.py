@@ -19,7 +19,7 @@ class Timed(FakeRuntime):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.now, self.takes = 0.0, 0.001
-        monkeypatch.setattr("edge_agent.serving.slots.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("edge_agent.serving.run_times.time.perf_counter", lambda: self.now)
 
     def load(self, model, manifest, variant):
         loaded = super().load(model, manifest, variant)

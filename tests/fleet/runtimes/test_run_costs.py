@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cloud_hub.inference import batching
-from edge_agent.serving import slots
+from edge_agent.serving import run_times
 from fleet.runtimes.run_costs import RECENT, RunCosts
 
 
@@ -35,7 +35,7 @@ def learnt(costs: RunCosts, runs: list[tuple[int, float]]) -> RunCosts:
     ],
 )
 def test_a_device_judges_a_run_by_runs_of_its_size(runs, asked, found) -> None:
-    assert learnt(slots.run_costs(), runs).of(asked) == pytest.approx(found)
+    assert learnt(run_times.run_costs(), runs).of(asked) == pytest.approx(found)
 
 
 @pytest.mark.parametrize(
