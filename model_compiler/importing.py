@@ -130,8 +130,7 @@ def _fitted(request: CompileRequest, target: VariantTarget, model: bytes, metric
     inputs = _inputs(request, target, found)
     outputs, picked = _outputs(request, target, found, metric, tuple(inputs.values()))
     naming.check_release_names(tuple(inputs.values()), outputs)
-    own = {tensor.plain_name: tensor for tensor in found.inputs}
-    tensors = {name: own.get(name, found.inputs[place]) for place, name in enumerate(inputs.values())}
+    tensors = ports.takers(tuple(inputs.values()), found.inputs)
     known = request.interface
     kept = {tensor.name: tensor.datatype for tensor in known.inputs} if known is not None else {}
     data = ports.fit(request.validation.renamed(inputs), tensors, kept)
@@ -196,15 +195,14 @@ def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, ed
 
 
 def _meant(fitted: _Fitted, reference: Ports) -> dict[str, tuple[float, int]]:
-    """The meaning of the integers of data, by input, where the file takes them and its reference takes real values."""
+    """The meaning of the integers that the file gets, by its input, where its reference takes real values."""
     takers = {name: tensor for name, tensor in fitted.tensors.items() if tensor.scale}
     quantized = {name: tensor for name, tensor in takers.items() if fitted.data.inputs[name].dtype.kind in "iu"}
-    theirs = {tensor.plain_name: tensor for tensor in reference.inputs}
-    by_place = dict(zip(fitted.tensors, reference.inputs, strict=False))
+    theirs = ports.takers(tuple(fitted.tensors), reference.inputs)
     return {
         name: (tensor.scale, tensor.zero_point)
         for name, tensor in quantized.items()
-        if theirs.get(tensor.plain_name, by_place.get(name, tensor)).datatype.startswith("FP")
+        if name in theirs and theirs[name].datatype.startswith("FP")
     }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from msgspec import structs
 
 from fleet.protocol.manifest import Runtime
 from fleet.runtimes.tensors import FileTensor
@@ -31,6 +34,22 @@ class Ports:
 def read(runtime: Runtime, data: bytes) -> Ports:
     """The tensors of a checked file; initializers are no inputs."""
     return _of_onnx(data) if runtime == "onnx" else _of_litert(data)
+
+
+def takers(names: Sequence[str], found: Sequence[FileTensor]) -> dict[str, FileTensor]:
+    """The file's tensor that takes each input: the one of its name, else the one in its place; none for inputs beyond.
+
+    Names are those of the file's signature where it has all of them, else those of its tensors.
+    """
+    own = own_names(names, found)
+    places = zip(names, found, strict=False)
+    return dict(places) | {name: own[name] for name in names if name in own}
+
+
+def own_names(names: Sequence[str], found: Sequence[FileTensor]) -> dict[str, FileTensor]:
+    """The file's inputs by the names that it has for them; see `takers`."""
+    signed = {tensor.signature: tensor for tensor in found if tensor.signature}
+    return signed if signed.keys() >= set(names) else {tensor.plain_name: tensor for tensor in found}
 
 
 def chosen(found: tuple[FileTensor, ...], names: tuple[str, ...]) -> tuple[FileTensor, ...]:
@@ -140,11 +159,23 @@ def _of_litert(data: bytes) -> Ports:
     model: Any = schema.Model.GetRootAs(data, 0)
     _check_stateless(model)
     graph: Any = model.Subgraphs(0)
-    inputs = tuple(_litert_tensor(graph.Tensors(graph.Inputs(place))) for place in range(graph.InputsLength()))
+    taken = [int(graph.Inputs(place)) for place in range(graph.InputsLength())]
+    signed = _signature(model, set(taken))
+    inputs = tuple(structs.replace(_litert_tensor(graph.Tensors(at)), signature=signed.get(at, "")) for at in taken)
     outputs = tuple(_litert_tensor(graph.Tensors(graph.Outputs(place))) for place in range(graph.OutputsLength()))
     names = [tensor.plain_name for tensor in inputs]
     made_up = len(set(names)) < len(names) or any(not name or _NUMBERED.fullmatch(name) for name in names)
     return Ports(inputs, outputs, named=not made_up)
+
+
+def _signature(model: Any, taken: set[int]) -> dict[int, str]:
+    """The names that the main graph's signature gives its inputs, by tensor; none without a signature."""
+    for one in map(model.SignatureDefs, range(model.SignatureDefsLength())):
+        named = [one.Inputs(place) for place in range(one.InputsLength())]
+        names = {int(entry.TensorIndex()): (entry.Name() or b"").decode("utf-8", "replace") for entry in named}
+        if one.SubgraphIndex() == 0 and names.keys() == taken:
+            return names
+    return {}
 
 
 def _check_stateless(model: Any) -> None:

@@ -39,8 +39,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """The wanted answers of a file: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
     integers, `precise` half and double precision, which else become single.
 
-    `real` says of inputs, by their names in the data, which integers in it stand for real values that this file takes:
-    (scale, zero point)."""
+    `real` says of inputs, by their names in the data or in what the steps make of it, whose integers stand for real
+    values that this file takes: (scale, zero point)."""
 
     outputs: tuple[str, ...] = ()
     raw: bool = False

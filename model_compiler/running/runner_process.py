@@ -18,6 +18,7 @@ from fleet.protocol.manifest import Runtime, Tensor
 from fleet.protocol.tensors import DTYPES, datatype_of
 from fleet.runtimes.models import ModelFile
 from fleet.runtimes.tensors import FileTensor
+from model_compiler.inputs import ports
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 from model_compiler.running.exchange import load_inputs, save_arrays
 from model_compiler.running.runner import RunJob, RunLatency, VariantProfile, Wanted
@@ -49,19 +50,15 @@ class Loaded:
         wanted: Wanted,
         preparation: Preparation = NO_STEPS,
     ) -> None:
-        given = dict(zip(names, arrays, strict=True))
-        self._arrays = given | {name: _real(given[name], *meant) for name, meant in wanted.real.items()}
+        self._arrays, self._meant = dict(zip(names, arrays, strict=True)), wanted.real
         self._before = preparation.opened(self._arrays)
-        ready = self._arrays if self._before is None else self._before.run(self._row(0))
+        ready = self._real(self._arrays if self._before is None else self._before.run(self._row(0)))
         names, arrays = tuple(ready), tuple(ready.values())
-        own = {tensor.signature: tensor for tensor in file.inputs if tensor.signature}
-        if not own.keys() >= set(names):
-            own = {tensor.plain_name: tensor for tensor in file.inputs}
         if len(names) != len(file.inputs):
             raise ValueError(
                 f"the model takes {len(file.inputs)} inputs, the data has {len(names)}: {', '.join(names)}"
             )
-        self.inputs = tuple(own.get(name, file.inputs[place]) for place, name in enumerate(names))
+        self.inputs = tuple(ports.takers(names, file.inputs).values())
         self.outputs = _chosen(file.outputs, wanted.outputs)
         self.places = {name: file.inputs.index(tensor) for name, tensor in zip(names, self.inputs, strict=True)}
         self.output_places = tuple(file.outputs.index(tensor) for tensor in self.outputs)
@@ -74,7 +71,7 @@ class Loaded:
         ]
         self._outputs = tuple(_output(tensor, wanted) for tensor in self.outputs)
         # A file that names none of its inputs as the data does was converted from a source that did, in its order.
-        strict = bool(own.keys() & set(names)) or file.keeps_names
+        strict = bool(ports.own_names(names, file.inputs).keys() & set(names)) or file.keeps_names
         self._model = file.model(inputs, self._outputs, strict=strict)
         if self._before is not None:
             if not self.batched or set(self.sliced) != set(names):
@@ -106,8 +103,12 @@ class Loaded:
 
     def _asked(self, row: int) -> dict[str, Array]:
         if self._before is not None:
-            return self._before.run(self._row(row))
-        return {n: array[row : row + 1] if n in self.sliced else array[row, ...] for n, array in self._arrays.items()}
+            return self._real(self._before.run(self._row(row)))
+        sliced = self.sliced
+        return self._real({n: a[row : row + 1] if n in sliced else a[row, ...] for n, a in self._arrays.items()})
+
+    def _real(self, ready: dict[str, Array]) -> dict[str, Array]:
+        return ready | {name: _real(ready[name], *meant) for name, meant in self._meant.items()}
 
     def _row(self, row: int) -> dict[str, Array]:
         return {name: array[row : row + 1] for name, array in self._arrays.items()}

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edge_agent.runtimes import selftest
 from fleet import runtimes
 from fleet.protocol.interface import Interface, interface_of, tensors
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.manifest_detail import decode_detail, with_detail
+from fleet.protocol.steps import Concat
 from fleet.runtimes.tensors import FileTensor
 from model_compiler import main
 from model_compiler.build.artifacts import Artifact
@@ -106,6 +108,38 @@ def test_the_float_origin_of_a_file_gets_what_its_integers_stand_for(tmp_path: P
     made = import_release(fixtures / "tiny_int8.tflite", asked, reference=fixtures / "tiny_fp32.tflite").manifest
     verdict = made.variants[0].verdict
     assert made.inputs[0].datatype == "INT8" and verdict.reference > 0.95 and verdict.agreement > 0.9
+
+
+def test_the_float_origin_of_a_file_behind_steps_gets_what_their_integers_stand_for(
+    tmp_path: Path,
+) -> None:
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    (tensor,) = ports.read("litert", (fixtures / "tiny_int8.tflite").read_bytes()).inputs
+    real = RANDOM.uniform(-1, 1, size=(60, 4)).astype(np.float32)
+    y = (real @ WEIGHTS + BIAS).argmax(1)
+    x = np.clip(np.rint(real / tensor.scale) + tensor.zero_point, -128, 127).astype(np.int8)
+    data = make_dataset({"left": x[:, :1], "right": x[:, 1:]}, y, "validation", exact=True)
+    steps = (Concat(inputs=("left", "right"), output="joined"),)
+    asked = CompileRequest(
+        calibration=data, validation=data, targets=(), out=tmp_path / "r", labels=("a", "b", "c"), preprocess=steps
+    )
+    made = import_release(fixtures / "tiny_int8.tflite", asked, reference=fixtures / "tiny_fp32.tflite").manifest
+    verdict = made.variants[0].verdict
+    assert tensors(made.inputs) == "left INT8 [-1, 1], right INT8 [-1, 3]"
+    assert verdict.reference > 0.95 and verdict.agreement > 0.9
+
+
+def test_an_input_goes_to_the_tensor_of_its_name_in_the_signature_else_of_its_own_else_of_its_place() -> None:
+    first, second = (
+        FileTensor(name="a:0", datatype="FP32", shape=(1,)),
+        FileTensor(name="b", datatype="FP32", shape=(1,)),
+    )
+    assert ports.takers(("b", "a"), (first, second)) == {"b": second, "a": first}
+    assert ports.takers(("b", "c"), (first, second))["b"] == second
+    assert ports.takers(("x", "y", "z"), (first, second)) == {"x": first, "y": second}
+    signed = (structs.replace(first, signature="b"), structs.replace(second, signature="a"))
+    assert ports.takers(("a", "b"), signed) == {"a": signed[1], "b": signed[0]}
+    assert ports.takers(("b", "c"), signed)["b"] == signed[1], "the signature lacks c"
 
 
 def test_an_operator_whose_locale_is_missing_says_what_to_install(tmp_path: Path) -> None:
