@@ -8,7 +8,7 @@ from cloud_hub.context import Hub
 from cloud_hub.devices.status import find_device
 from cloud_hub.store.tables import Device, VitalsHourRow
 from fleet.api.vitals import VitalsHour, VitalsPage
-from fleet.protocol.durations import HOUR_S
+from fleet.protocol.durations import DAY_S, HOUR_S
 
 
 def list_hours(hub: Hub, device_id: str, *, since: float, after: int, limit: int) -> VitalsPage:
@@ -26,16 +26,22 @@ def list_hours(hub: Hub, device_id: str, *, since: float, after: int, limit: int
     """
     with hub.reading() as session:
         row = find_device(session, device_id)
-        found = hours(session, row, max(since - HOUR_S, after), limit + 1)
+        found = hours(hub, session, row, max(since - HOUR_S, after), limit + 1)
     return VitalsPage(items=found[:limit], next=found[limit - 1].begins if len(found) > limit else None)
 
 
-def hours(session: Session, row: Device, after: float, limit: int) -> list[VitalsHour]:
-    """Return at most `limit` hours of a device that begin after a moment, the oldest first."""
+def hours(hub: Hub, session: Session, row: Device, after: float, limit: int) -> list[VitalsHour]:
+    """Return at most `limit` hours of a device that begin after a moment, the oldest first.
+
+    None is older than hours are kept: the last one of a silent device stands in its row for good.
+    """
+    after = max(after, hub.clock() - hub.config.telemetry.hours_days * DAY_S)
     query = select(VitalsHourRow).where(VitalsHourRow.device_id == row.id, col(VitalsHourRow.begins) > after)
     past = session.exec(query.order_by(col(VitalsHourRow.begins)).limit(limit))
-    found = [VitalsHour.model_validate(hour) for hour in past]
+    found = {hour.begins: VitalsHour.model_validate(hour) for hour in past}
     current = VitalsHour.model_validate(row.vitals_hour) if row.vitals_hour else None
     if current is not None and current.begins > after:
-        found = [hour for hour in found if hour.begins != current.begins] + [current]
-    return sorted(found, key=lambda hour: hour.begins)[:limit]
+        same = found.get(current.begins)  # of before a leap of the clock; the fuller one is kept
+        if same is None or same.heartbeats <= current.heartbeats:
+            found[current.begins] = current
+    return [found[begins] for begins in sorted(found)][:limit]

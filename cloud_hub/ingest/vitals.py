@@ -43,6 +43,9 @@ class Hour(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def add(document: Mapping[str, Any], vitals: Vitals, now: float) -> tuple[Hour, Hour | None]:
     """Add a heartbeat to its hour.
 
+    One that comes in the hour before the one under way counts in the one under way: a clock that was set back at the
+    full hour, or two hubs whose clocks differ, would begin it anew again and again.
+
     Args:
         document: the hour under way as the device's row has it, empty before the first heartbeat.
         vitals: what the heartbeat tells.
@@ -53,7 +56,7 @@ def add(document: Mapping[str, Any], vitals: Vitals, now: float) -> tuple[Hour, 
     """
     begins = int(now // HOUR_S) * HOUR_S
     before = msgspec.convert(document, Hour) if document else None
-    if before is not None and before.begins == begins:
+    if before is not None and 0 <= before.begins - begins <= HOUR_S:
         return _added(before, vitals), None
     return _added(Hour(begins=begins), vitals), before
 

@@ -25,15 +25,22 @@ def insert(session: Session, kind: type[SQLModel], columns: tuple[str, ...], row
 
 
 def upsert(
-    session: Session, kind: type[SQLModel], columns: tuple[str, ...], rows: Sequence[Row], *, only_new: Row = ()
+    session: Session,
+    kind: type[SQLModel],
+    columns: tuple[str, ...],
+    rows: Sequence[Row],
+    *,
+    only_new: Row = (),
+    most: str = "",
 ) -> None:
     """Add rows, or write them over those of the same primary key, of which no two may be the same.
 
     Args:
         columns: the primary key's are among them.
         only_new: columns that are left as they are in a row that is there already.
+        most: a column; a row that is there already and has more of it is left as it is.
     """
-    _run(session, _upsert(_table(kind), columns, only_new, _postgres(session)), rows)
+    _run(session, _upsert(_table(kind), columns, only_new, most, _postgres(session)), rows)
 
 
 def update(session: Session, kind: type[SQLModel], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
@@ -103,10 +110,11 @@ def _insert(table: Table, columns: tuple[str, ...], postgres: bool) -> str:
 
 
 @cache
-def _upsert(table: Table, columns: tuple[str, ...], only_new: tuple[str, ...], postgres: bool) -> str:
+def _upsert(table: Table, columns: tuple[str, ...], only_new: tuple[str, ...], most: str, postgres: bool) -> str:
     key = tuple(column.name for column in table.primary_key)
     new = [f'"{name}" = excluded."{name}"' for name in columns if name not in key + only_new]
-    return f"{_insert(table, columns, postgres)} ON CONFLICT ({_names(key)}) DO UPDATE SET {', '.join(new)}"
+    unless = f' WHERE "{table.name}"."{most}" <= excluded."{most}"' if most else ""
+    return f"{_insert(table, columns, postgres)} ON CONFLICT ({_names(key)}) DO UPDATE SET {', '.join(new)}{unless}"
 
 
 @cache

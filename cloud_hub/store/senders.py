@@ -144,7 +144,7 @@ def keep(session: Session, senders: Iterable[Sender], used: Collection[Place]) -
         for sender in changed
         for hour in ({"device_id": sender.id, **past} for past in sender.past_hours.values())
     ]
-    bulk.upsert(session, VitalsHourRow, _HOUR, hours)
+    bulk.upsert(session, VitalsHourRow, _HOUR, hours, most="heartbeats")  # an hour that a leap of the clock began anew
     dropped = [(sender.id, spool) for sender in changed for spool in sender.dropped()]
     bulk.delete(session, SpoolCursor, ("device_id", "spool"), dropped)
     cursors = [

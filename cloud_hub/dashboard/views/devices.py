@@ -56,7 +56,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         counted = select(SampleRow.model, func.count()).where(SampleRow.device_id == device_id)
         samples = session.exec(counted.where(col(SampleRow.deleted_at).is_(None)).group_by(SampleRow.model)).all()
         chart, lacks_before = _month(session, device_id, now) if month else (None, None)
-        charts = month_of(session, status.find_device(session, device_id), now) if month else []
+        charts = month_of(hub, session, status.find_device(session, device_id), now) if month else []
     said: Mapping[str, Any] = answer.data if answer is not None else {}
     return DevicePage(
         device=device,

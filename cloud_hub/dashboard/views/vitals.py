@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from sqlmodel import Session
 
+from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.charts import Axis, Chart, drawn
 from cloud_hub.devices.vitals import hours
 from cloud_hub.store.tables import Device
@@ -24,11 +25,11 @@ class NamedChart(Struct, frozen=True, kw_only=True):
     chart: Chart
 
 
-def month_of(session: Session, device: Device, now: float) -> list[NamedChart]:
+def month_of(hub: Hub, session: Session, device: Device, now: float) -> list[NamedChart]:
     """Return a chart of each kind of number that the machine has told in the last 30 days."""
     ends = (int(now) // HOUR_S + 1) * HOUR_S
     begins = ends - DAYS * DAY_S
-    told = hours(session, device, begins - 1, HOURS)
+    told = hours(hub, session, device, begins - 1, HOURS)
     share, heat = Axis(begins, ends, 1.0, _percent), Axis(begins, ends, HOT_CELSIUS, _celsius)
     charts = (
         ("Busy share of its cores", share, {"mean": _values(told, "cpu"), "highest": _values(told, "cpu_most")}),

@@ -33,12 +33,13 @@ from edge_agent.mqtt.command_verification import accept, decode_keys
 from fleet.api.vitals import VitalsHour
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
+from fleet.protocol.durations import DAY_S, HOUR_S
 from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Receipt, Status, Vitals
 from fleet.protocol.resolve import cohort_place
 from fleet.protocol.telemetry import PairCounts, SketchData, Window
 from fleet.rollouts.plan import Plan, Progress
 from fleet.rollouts.stages import plan_stages
-from tests.support.hub import HubFixture
+from tests.support.hub import START, HubFixture
 from tests.support.size import examples
 
 
@@ -390,6 +391,38 @@ def test_a_clock_of_the_hub_that_leaps_loses_no_hour(fleet):
     kept = {row.begins: row.heartbeats for row in rows(fleet, VitalsHourRow)}
     assert kept == {begins: 2, begins + 7200: 2}
     assert [(one.begins - begins, one.heartbeats) for one in hours(fleet)] == [(-3600, 2), (0, 2), (7200, 2)]
+
+
+def test_a_clock_that_goes_back_over_a_full_hour_loses_no_heartbeat(fleet):
+    """One step of NTP, or two hubs whose clocks differ: the hours that are over are not begun anew."""
+    begins = leap(fleet, (0, 3600, 0, 3600, 3599, 3600))
+    assert [(one.begins - begins, one.heartbeats) for one in hours(fleet)] == [(0, 2), (3600, 10)]
+
+
+def test_an_hour_that_a_larger_leap_begins_anew_stays_as_full_as_it_was(fleet):
+    begins = leap(fleet, (0, 0, 0, 7200, 0))
+    assert [(one.begins - begins, one.heartbeats) for one in hours(fleet)] == [(0, 6), (7200, 2)]
+    leap(fleet, (7200,))
+    assert [(one.begins - begins, one.heartbeats) for one in hours(fleet)] == [(0, 6), (7200, 2)]
+
+
+def test_the_last_hour_of_a_silent_device_is_shown_no_longer_than_others(fleet):
+    begins = leap(fleet, (0, 3600))
+    fleet.clock.now = begins + 3600 + 30 * DAY_S - 1
+    assert [one.begins - begins for one in hours(fleet)] == [3600]
+    fleet.clock.advance(2)
+    assert hours(fleet) == []
+
+
+def leap(fleet: HubFixture, leaps: tuple[int, ...]) -> int:
+    """Set the clock so many seconds after a full hour, which is returned, and send two heartbeats each time."""
+    ingestor, topic = Ingestor(fleet.hub), topics.uplink("cam-1", "status")
+    told = Message(topic, encode_json(Status(state="online", session="one", vitals=Vitals(cpu=0.5))))
+    begins = START // HOUR_S * HOUR_S
+    for seconds in leaps:
+        fleet.clock.now = begins + seconds
+        ingestor.take([told, told])
+    return begins
 
 
 def hours(fleet: HubFixture, device: str = "cam-1", since: float = 0.0, after: int = 0) -> list[VitalsHour]:
