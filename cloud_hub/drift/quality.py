@@ -5,7 +5,8 @@ Four things can be wrong with an input, or with one feature of it, on one device
     NaN       values that are NaN or infinite, also of requests that were refused for it; more than in training
     constant  one value throughout a window, where other windows vary: a sensor that is stuck
     range     beyond the least and largest value of the training data, by more than a twentieth of their distance
-    unit      half of a window lies outside of nine tenths of the training data and is 5 times as large or small
+    unit      half of a window lies outside of nine tenths of the training data and is 5 times as large or small;
+              not watched of numbers that cross zero: nine tenths of the training data have both signs, or half are 0
 
 Each is a share of a window's rows, or 1 or 0 for the whole window, and is bet on device by device (`bets`): one
 device's forged numbers name that device only. `NaN` is held to the training data, or, where that is not known, to
@@ -154,8 +155,9 @@ def _range(told: Told, table: Floats, usual: Floats, rows: int) -> Iterator[tupl
 def _unit(told: Told, table: Floats, usual: Floats) -> Iterator[tuple[Key, ProblemShare]]:
     if told.kind == "signal":  # a quiet room is no other unit
         return
-    # Numbers on both sides of 0 have no size that another unit would change: their median is small by chance.
-    one_side = usual[:, Q05] * usual[:, Q95] > 0
+    # Numbers on both sides of 0 have no size that another unit would change: their median is small by chance. Those
+    # that are often 0 (a load, rain) have one, unless half of them are.
+    one_side = (usual[:, Q05] * usual[:, Q95] >= 0) & (np.abs(usual[:, MEDIAN]) > 0)
     for place in np.flatnonzero(np.isfinite(table[:, MEDIAN]) & one_side):
         middle = table[place, MEDIAN]
         outside = not usual[place, Q05] <= middle <= usual[place, Q95]

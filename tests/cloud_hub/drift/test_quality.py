@@ -70,6 +70,16 @@ def test_numbers_on_both_sides_of_zero_have_no_unit() -> None:
     assert Key("x", 0, "unit") not in shares(stay, profile)
 
 
+def test_a_load_that_is_often_0_has_a_unit_and_one_that_mostly_is_has_none() -> None:
+    load, idle = RNG.normal(50, 5, 2000), RNG.normal(50, 5, 2000)
+    load[::10], idle[: 2000 * 6 // 10] = 0.0, 0.0
+    trained = np.column_stack([load, -load, idle])
+    profile = TrainingProfile(inputs=(summarize(TOLD, list(trained)),))
+    found = {key for key in shares(trained * 1000, profile) if key.problem == "unit"}
+    assert found == {Key("x", 0, "unit"), Key("x", 1, "unit")}
+    assert not [key for key in shares(trained, profile) if key.problem == "unit"]
+
+
 def test_without_the_training_data_range_and_unit_are_not_watched() -> None:
     wild = rows() * 1e6
     assert {key.problem for key in seen_in((summarize(TOLD, list(wild)),), 200, PLAN, None)} == {"NaN", "constant"}

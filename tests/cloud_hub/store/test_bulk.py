@@ -53,6 +53,14 @@ def test_what_is_there_is_written_over_but_for_what_only_new_rows_get(both: HubF
     ]
 
 
+def test_a_row_that_has_more_is_left_as_it_is(both: HubFixture) -> None:
+    with both.hub.session() as session:
+        for used_at, committed in ((1.0, 5), (2.0, 4), (3.0, 5), (4.0, 1)):
+            bulk.upsert(session, SpoolCursor, CURSOR, [("d", "s", committed, 0, 0, used_at)], most="committed")
+    with both.hub.reading() as session:
+        assert [(row.committed, row.used_at) for row in session.exec(select(SpoolCursor))] == [(5, 3.0)]
+
+
 def test_columns_of_rows_are_written_and_no_others(both: HubFixture) -> None:
     with both.hub.session() as session:
         session.add_all([Setting(key=f"k{n}", value="before") for n in range(3)])
