@@ -97,12 +97,13 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
 def gradients(
     network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """The gradient of the loss over all rows at the weights as they are, by parameter; nothing is changed.
+    """The gradient of the loss over all rows at the weights as they are, by parameter.
 
     Takes what `fit` takes, and answers in `forward` as there: a recipe's loss may need what it gives in training alone.
+    Weights and buffers stay as they are; the network is on the CPU in evaluation mode afterwards.
     """
     where, mine = device(), share()
-    modes.answer_as_in_training(network.to(where))
+    network.to(where)
     if teacher is not None:
         teacher.to(where).eval()
     x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
@@ -112,13 +113,13 @@ def gradients(
     step = _Step(network, network, optimizer, loss, settings, teacher, mine)
     generator = torch.Generator().manual_seed(settings.seed)
     found = {name: torch.zeros_like(weights) for name, weights in network.named_parameters()}
-    for rows in torch.randperm(len(y), generator=generator).split(settings.batch):
-        optimizer.zero_grad()
-        _passed(step, Batch(x, y, known), rows, generator)
-        for name, weights in network.named_parameters():
-            if weights.grad is not None:
-                found[name] += weights.grad * (len(rows) / len(y))
-    network.to("cpu").eval()
+    with modes.answering_as_in_training(network, settings.seed):
+        for rows in torch.randperm(len(y), generator=generator).split(settings.batch):
+            optimizer.zero_grad()
+            _passed(step, Batch(x, y, known), rows, generator)
+            for name, weights in network.named_parameters():
+                if weights.grad is not None:
+                    found[name] += weights.grad * (len(rows) / len(y))
     return {name: total.cpu() for name, total in found.items()}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import nn
 
 
@@ -14,12 +18,34 @@ def train(network: nn.Module, *, normalising: bool) -> None:
             module.eval()
 
 
-def answer_as_in_training(network: nn.Module) -> None:
-    """Training mode for the modules that a recipe wrote: a loss may need what `forward` gives in training alone.
+@contextmanager
+def answering_as_in_training(network: nn.Module, seed: int) -> Iterator[None]:
+    """Within it the modules that a recipe wrote are in training mode: a loss may need what `forward` gives there alone.
 
     Torch's own, and what is made of its dropout and normalisation, are in the other one: they draw nothing and keep
-    their statistics.
+    their statistics. Whatever else draws, as a recipe's or another library's modules may, does so by `seed` and takes
+    nothing from other draws. At the end, also after an error, all buffers are as they were, and the network is on the
+    CPU in evaluation mode.
     """
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {tensor.device for tensor in network.state_dict().values() if tensor.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(sorted(devices, key=str)):
+            torch.manual_seed(seed)
+            _set_modes(network)
+            yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values in kept:
+                setattr(module, name, buffer.copy_(values))  # it may have been changed, or another put in its place
+        network.to("cpu").eval()
+
+
+def _set_modes(network: nn.Module) -> None:
     network.eval()
     for module in network.modules():
         own = not type(module).__module__.startswith("torch.")

@@ -100,6 +100,46 @@ def test_a_gradient_is_of_what_forward_answers_in_training() -> None:
     assert not any(module.training for module in made.modules())
 
 
+class Drawing(nn.Module):
+    """Draws and counts by itself in training, as modules of other libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2))
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.batch_norm(self.layers[0](x), self.mean, torch.ones(8), training=self.training)
+        self.runs = self.runs + 1
+        scores: torch.Tensor = self.layers[1](nn.functional.dropout(hidden, 0.5, self.training))
+        return scores
+
+
+def test_a_gradient_changes_nothing_where_modules_draw_and_count_by_themselves() -> None:
+    torch.manual_seed(0)
+    made = Drawing()
+    before, drawn = state(made), torch.get_rng_state()
+    found = gradients(made, Examples(X, Y), SETTINGS)
+    assert torch.equal(torch.get_rng_state(), drawn), "what is drawn elsewhere does not depend on it"
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    torch.manual_seed(1)
+    again = gradients(made, Examples(X, Y), SETTINGS)
+    assert all(torch.equal(value, again[name]) for name, value in found.items())
+
+
+def test_a_loss_that_fails_leaves_the_network_as_it_was() -> None:
+    def fails(answer: torch.Tensor, batch: object) -> torch.Tensor:
+        raise ValueError("no such loss")
+
+    made = Drawing()
+    before = state(made)
+    with pytest.raises(ValueError, match="no such loss"):
+        gradients(made, Examples(X, Y), replace(SETTINGS, loss=fails))
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert not any(module.training for module in made.modules())
+
+
 def test_a_weight_is_worth_its_gradient_times_the_step_of_its_channel() -> None:
     layer = nn.Linear(2, 2)
     with torch.no_grad():
