@@ -131,7 +131,8 @@ class RemoteServer:
         try:
             body, length = _written(request, binary=binary)
         except ProtocolError as error:
-            raise CloudError(f"{self._remote.url} cannot be asked: {error}", status=400) from error
+            hint = f"; {error.hint}" if error.hint else ""
+            raise CloudError(f"{self._remote.url} cannot be asked: {error}{hint}", status=400) from error
         sent = {**headers, "content-type": "application/json" if length is None else "application/octet-stream"}
         if length is not None:
             sent[oip.HEADER] = str(length)
@@ -186,5 +187,6 @@ def _written(request: oip.InferRequest, *, binary: bool) -> tuple[bytes, int | N
         return oip.encode_request(request, binary=True)
     for name, array in request.inputs:
         if not is_finite(array):
-            raise MalformedError(f"input {name!r} holds NaN or infinity, which JSON has none of", subject=name)
+            why = f"input {name!r} holds NaN or infinity, and this server is asked in JSON, which has neither"
+            raise MalformedError(why, subject=name, hint="name a server in the channel that takes binary tensors")
     return oip.encode_request(replace(request, binary_outputs=frozenset()), binary=False)

@@ -50,7 +50,7 @@ def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, ki
         refuse("name", f"the model has no {kind} {sorted(unknown)[0]!r}")
     broken = not_finite(kind, found, specs)
     if broken:
-        hint = "this model takes finite numbers only"
+        hint = "this model takes finite numbers only; null in JSON stands for NaN"
         raise RefusalError(broken, word="value", hint=hint, **_broken_place(found, specs))
 
 

@@ -117,8 +117,8 @@ def to_bytes(array: AnyArray) -> bytes:
 def from_json(data: Any, datatype: str, shape: Sequence[int], name: str) -> AnyArray:
     """Read an array from nested or flat JSON numbers, row-major.
 
-    Null reads as NaN in a floating-point tensor, since JSON has no NaN and no infinity; it is refused elsewhere where
-    the model takes none.
+    Null reads as NaN in FP16, FP32 and FP64, since JSON has no NaN and no infinity, and is refused in all others.
+    Whether the model takes NaN is not looked at here (`inputs.check_arrays`).
 
     Args:
         data: decoded JSON.
@@ -199,7 +199,10 @@ def _with_gaps(array: AnyArray, datatype: str) -> AnyArray:
 def _integers(data: Any) -> AnyArray:
     # 64-bit values above int64 make numpy guess float64; an object array keeps every digit.
     exact = np.array(data, dtype=object)
-    if any(type(value) is not int for value in exact.flat):
+    wrong = next((value for value in exact.flat if type(value) is not int), 0)
+    if wrong is None:
+        raise TypeError("null stands for NaN in FP tensors only")
+    if type(wrong) is not int:
         raise TypeError("data has values that are not integers")
     if min(exact.flat) < 0:
         return exact.astype(np.int64)

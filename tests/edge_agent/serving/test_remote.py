@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
@@ -159,6 +160,18 @@ def test_what_servers_differ_in_is_met(serve, behave, binary: bool, kinds: list[
         np.testing.assert_allclose(answer.outputs[0].array, models.answer(UNSURE), atol=1e-6)
     assert [oip.HEADER in headers for _, headers, _ in server.asked] == kinds
     assert {path for path, _, _ in server.asked} == {"/v2/models/tiny/infer"}
+
+
+def test_a_server_that_reads_only_json_is_not_asked_what_json_cannot_say(serve) -> None:
+    server = serve(mlserver)
+    servers = RemoteServers({}, lambda up, down: None)
+    request = replace(REQUEST, inputs=(oip.TensorValue("input", UNSURE * np.float32(np.nan)),))
+    try:
+        with pytest.raises(CloudError, match=r"holds NaN or infinity, .* name a server .* that takes binary tensors"):
+            asyncio.run(servers.server(Remote(url=server.url, binary=False)).infer("tiny", 3, request, 10.0))
+    finally:
+        servers.close()
+    assert not server.asked
 
 
 def test_a_version_and_another_name_only_where_the_channel_says_so(serve) -> None:

@@ -191,8 +191,12 @@ def test_null_reads_as_nan_and_only_a_model_that_takes_it_gets_it() -> None:
     asked = oip.decode_request(json.dumps(body).encode(), None)
     np.testing.assert_array_equal(asked.inputs[0].array, np.array([[1.5, np.nan]], np.float32))
     oip.check_request(asked, (Tensor(name="x", datatype="FP32", shape=(-1, 2), finite=False),), ())
-    with pytest.raises(MalformedError, match="NaN"):
+    with pytest.raises(MalformedError, match="NaN") as refused:
         oip.check_request(asked, (Tensor(name="x", datatype="FP32", shape=(-1, 2)),), ())
+    assert "null in JSON stands for NaN" in refused.value.hint
+    body["inputs"][0] |= {"datatype": "INT32", "data": [[1, None]]}
+    with pytest.raises(MalformedError, match="tensor 'x': null stands for NaN in FP tensors only"):
+        oip.decode_request(json.dumps(body).encode(), None)
     for datatype, data in (("INT32", [[1, None]]), ("FP32", [["1", None]]), ("FP32", [[True, None]])):
         body["inputs"][0] |= {"datatype": datatype, "data": data}
         with pytest.raises(MalformedError, match="tensor 'x'"):
