@@ -92,7 +92,7 @@ def _label(results: Any) -> Any:
         return number
     boxes = "; draw boxes on the dashboard, or give them as JSON: fleet sample label SAMPLE=@boxes.json"
     what = f"a result of type {str(kind)[:SHOWN]!r} is not read; choices and number are"
-    raise ValueError(what + (boxes if kind == "rectanglelabels" else ""))
+    raise ValueError(what + (boxes if isinstance(kind, str) and kind.startswith("rectangle") else ""))
 
 
 def _classes(choices: Any) -> Any:

@@ -139,12 +139,12 @@ def export(
         if ranked is None
         else client.ranked_samples(model, count=ranked, since_alarm=since_alarm).items
     )
-    few = "; --ranked 50 writes only those that are worth a label most"
+    advice = iter(["; --ranked 50 writes only those that are worth a label most"] if ranked is None else [])
     text, written, gone = write_tasks(
         client,
         samples,
         studio=format_ == ExportFormat.label_studio,
-        hear=lambda done: note(f"{done} samples so far" + (few if ranked is None else "")),
+        hear=lambda done: note(f"{done} samples so far" + next(advice, "")),
     )
     out.write_text(text, encoding="utf-8", newline="")
     document = {"file": str(out), "samples": written, "gone": gone}

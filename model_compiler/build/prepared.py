@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
     if request.channels_last:
         check_channels_last(source.validation)
     prepared = _of_torch(source, metric) if request.module is not None else _of_onnx(source, metric)
-    notes = (*_other_datatypes(source.validation, prepared), *_fixed_sizes(source))
+    notes = (*_other_datatypes(source.validation, prepared), *_fixed_sizes(source, tuple(prepared.validation.inputs)))
     prepared = replace(prepared, request=request, asked=asked or prepared.asked, notes=notes)
     if request.cloud is None:
         return prepared
@@ -146,16 +146,17 @@ def _other_datatypes(given: Dataset, prepared: Prepared) -> tuple[str, ...]:
     )
 
 
-def _fixed_sizes(request: CompileRequest) -> tuple[str, ...]:
-    """For people: the sizes that an exported program leaves open, and the release does not."""
+def _fixed_sizes(request: CompileRequest, names: Sequence[str]) -> tuple[str, ...]:
+    """For people: the sizes that an exported program leaves open, and the release, whose inputs have these `names`,
+    does not."""
     if request.module is None:
         return ()
     import torch
 
     if not isinstance(request.module, torch.fx.GraphModule):
         return ()
-    given = {node.name: node.meta.get("val") for node in request.module.graph.nodes if node.op == "placeholder"}
-    shapes = {name: value.shape for name, value in given.items() if isinstance(value, torch.Tensor)}
+    given = [node.meta.get("val") for node in request.module.graph.nodes if node.op == "placeholder"]
+    shapes = {name: v.shape for name, v in zip(names, given, strict=False) if isinstance(v, torch.Tensor)}
     return tuple(
         f"input {name!r}: the program leaves the size of axis {axis} open, and this release has the data's; to keep it "
         "open, export the module as ONNX (torch.onnx.export, dynamic_shapes) and import that file"

@@ -144,7 +144,7 @@ def test_a_long_export_says_how_far_it_is(
     monkeypatch.setattr(sample_command, "note", said.append)
     options = ("sample", "export", "--model", "digits", "--format", "csv", "--out", str(tmp_path / "t.csv"))
     assert fleet(*options)[1]["samples"] == 7
-    assert [words.split(";")[0] for words in said] == ["3 samples so far", "6 samples so far"]
+    assert said == ["3 samples so far; --ranked 50 writes only those that are worth a label most", "6 samples so far"]
 
 
 @pytest.mark.parametrize("options", [("--ranked", "3"), ("--since-alarm",), ("--format", "csv", "--since-alarm")])

@@ -44,6 +44,11 @@ WRONG: list[tuple[Any, str]] = [
         task(9, BOX),
         "task 9: a result of type 'rectanglelabels' is not read; choices and number are; draw boxes on the dashboard",
     ),
+    (
+        task(9, [{**BOX[0], "type": "rectangle"}]),
+        "task 9: a result of type 'rectangle' is not read; choices and number are; draw boxes on the dashboard",
+    ),
+    (task(9, [{**BOX[0], "type": 4}]), "task 9: a result of type '4' is not read; choices and number are"),
     (task(9, []), "task 9: an annotation says nothing"),
     (task(9, choices("a") + choices("b")), "task 9: an annotation has 2 results"),
     (task(9, number("x")), "task 9: 'x' is no number"),

@@ -150,12 +150,13 @@ def test_a_size_that_a_program_leaves_open_and_the_release_does_not_is_said(requ
     made = compile_release(
         replace(
             request_, module=sources.load_torch(str(tmp_path / "loud.pt2"), None), cloud=None, labels=("a", "b"),
-            targets=("onnx-fp32",), calibration=rows[0], validation=rows[1], out=tmp_path / "r",
+            targets=("onnx-fp32",), calibration=rows[0], validation=rows[1], out=tmp_path / "r", inputs=("noise",),
         )
     )  # fmt: skip
     assert made.manifest.inputs[0].shape == (-1, 9)
     notes = made.manifest.variant("onnx-fp32").verdict.notes
-    assert any("leaves the size of axis 1 open" in note and "import" in note for note in notes)
+    said = "input 'noise': the program leaves the size of axis 1 open"
+    assert any(said in note and "import" in note for note in notes)
 
 
 def test_a_module_that_does_not_take_the_data_says_so(request_, tmp_path):
