@@ -26,6 +26,12 @@ def main(arguments: Sequence[str]) -> None:
     from cloud_hub.training.run import run, write_data
 
     options = _parser().parse_args(list(arguments))
+    if options.check and options.data_only:
+        raise UsageError(
+            "--check and --data-only exclude each other",
+            subject="--check",
+            hint="give one of them; a check writes nothing",
+        )
     if options.check:
         _check(options.recipe, as_json=options.json)
         return
@@ -34,6 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     request = _request(options)
     if options.data_only:
         rows = write_data(request)
+        if not rows:  # not the first process of torchrun's
+            return
         counts = " and ".join(f"{count} rows for {name}" for name, count in rows.items())
         print(json.dumps({"out": str(options.out), "rows": rows}) if options.json else f"{counts}; in {options.out}")
         return

@@ -25,6 +25,9 @@ from model_compiler.inputs.preprocessing import Preparation
 if TYPE_CHECKING:
     from torch import nn
 
+# Of a run, beside its data; a checkpoint is of one that has not ended.
+RUN_FILES = ("lineage.json", "metrics.json", "student.pt2", "student.onnx", "teacher.onnx")
+
 
 def sets_of(request: RunRequest) -> Sets:
     """The recipe's own data, with two labels exchanged when the request says so."""
@@ -111,9 +114,23 @@ def run(request: RunRequest) -> dict[str, float]:
 
 def write_data(request: RunRequest) -> dict[str, int]:
     """Write only the rows that a run calibrates on (calibration.npz) and gives its verdict by (validation.npz), which
-    are the same for the same recipe, snapshot and seed; returns how many each has."""
+    are the same for the same recipe, snapshot and seed; returns how many each has, nothing where torchrun's first
+    process writes.
+
+    Raises:
+        InvalidError: `out` has the files of a run, which may be of other rows.
+    """
+    there = [name for name in RUN_FILES if (request.out / name).exists()]
+    if there:
+        raise InvalidError(
+            f"{request.out} has the {there[0]} of a run already",
+            subject=str(request.out),
+            hint="its rows are in calibration.npz and validation.npz there; give another --out",
+        )
     settled = settle_run(request)
     parts = deal_run(request, settled)
+    if not _writes():
+        return {}
     request.out.mkdir(parents=True, exist_ok=True)
     return _write_data(request.out, settled, parts)
 

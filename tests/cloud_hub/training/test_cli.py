@@ -11,7 +11,9 @@ import pytest
 from cloud_hub.errors import HubError
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
+from cloud_hub.training import parallel
 from cloud_hub.training.cli import main
+from cloud_hub.training.parallel import Share
 from examples.digits import data
 from fleet.protocol.manifest import decode_manifest
 from tests.support.commands import call
@@ -44,8 +46,23 @@ def test_a_snapshot_is_named_by_id_or_by_file(hub: HubFixture, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["calibration.npz", "validation.npz"]
     for name in ("calibration.npz", "validation.npz"):
         assert (tmp_path / "rows" / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), "the verdict's rows"
+    before = (tmp_path / "a" / "validation.npz").read_bytes()
+    with pytest.raises(HubError, match=r"has the lineage.json of a run already"):
+        main([quick, "--data-only", "--out", str(tmp_path / "a"), "--seed", "9"])
+    assert (tmp_path / "a" / "validation.npz").read_bytes() == before
     with pytest.raises(HubError, match="no snapshot"):
         main([quick, "--out", str(tmp_path / "c"), "--hub", str(hub.hub.config.directory), "--snapshot", "0" * 64])
+
+
+def test_a_check_writes_no_data(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="--check and --data-only exclude each other"):
+        main([recipe(tmp_path, 1), "--check", "--data-only", "--out", str(tmp_path / "rows")])
+
+
+def test_only_the_first_of_several_processes_writes_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "share", lambda: Share(1, 2))
+    main([recipe(tmp_path, 1), "--data-only", "--out", str(tmp_path / "rows")])
+    assert not (tmp_path / "rows").exists()
 
 
 def test_swapped_labels_pass_their_own_gate_and_fail_the_exam(tmp_path: Path) -> None:
