@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud_hub.backtest.answers import OperatorAnswer, Then
 from cloud_hub.errors import InvalidError, UsageError
 
 app = typer.Typer(name="drift", help="Drift of a model's inputs and answers, without a hub.", no_args_is_help=True)
@@ -28,15 +29,6 @@ class OutcomeForm(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
-
-
-class ThenOption(StrEnum):
-    """An operator's answer to an alarm."""
-
-    rebaseline = "rebaseline"
-    usual = "usual"
-    close = "close"
-    keep = "keep"
 
 
 FEATURES_HELP = "INPUT=COLUMN,…, or COLUMN,… of the only input, in its order (the training data's names). Repeatable."
@@ -61,7 +53,7 @@ def backtest(
     look: Annotated[str, typer.Option(help="How often the engine looks: by default every sixth window.")] = "",
     policy: Annotated[str, typer.Option(help=POLICY_HELP)] = "",
     baseline: Annotated[str, typer.Option(help="Short for this period in the policy: 1h, 1d, 7d.")] = "",
-    then: Annotated[ThenOption, typer.Option(help=THEN_HELP)] = ThenOption.rebaseline,
+    then: Annotated[Then, typer.Option(help=THEN_HELP)] = Then.rebaseline,
     after: Annotated[str, typer.Option(help="How long after it was raised.")] = "1d",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     output: Annotated[
@@ -77,7 +69,6 @@ def backtest(
     from cloud_hub.backtest import report
     from cloud_hub.backtest.columns import ColumnNames, RowReader, columns_of
     from cloud_hub.backtest.files import heading_of, merged
-    from cloud_hub.backtest.replay import OperatorAnswer
     from cloud_hub.backtest.run import BacktestOptions, run
     from cloud_hub.backtest.times import Moments, zone_of
     from cloud_hub.backtest.windows import WindowMaker
@@ -88,7 +79,8 @@ def backtest(
         raise UsageError("--label and --prediction belong together", subject="--label", hint="give both, or none")
     groups, chosen = tuple(group or ()), _features(features or [])
     names = ColumnNames(time=time, device=device, groups=groups, features=chosen, label=label, prediction=prediction)
-    answer = OperatorAnswer(then=then.value, after_s=_seconds("--after", after), label_s=_seconds("", label_delay))
+    label_s = _seconds("--label-delay", label_delay) if label_delay else 0.0
+    answer = OperatorAnswer(then=then, after_s=_seconds("--after", after), label_s=label_s)
     window_s = _seconds("--window", window)
     options = BacktestOptions(
         policy=_policy(policy, baseline),
@@ -151,11 +143,8 @@ def _features(given: list[str]) -> dict[str, tuple[str, ...]]:
 def _seconds(option: str, text: str) -> float:
     from fleet.api.models import seconds_of
 
-    if not text and not option:
-        return 0.0
     if DURATION.fullmatch(text) is None:
-        name = option or "--label-delay"
-        raise UsageError(f"{name}: {text!r} is no duration", subject=name, hint="for example 90s, 15m, 12h, 30d")
+        raise UsageError(f"{option}: {text!r} is no duration", subject=option, hint="for example 90s, 15m, 12h, 30d")
     return seconds_of(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fleet.tasks import Task, of_manifest
 
 AnyRow = npt.NDArray[Any]
 EMPTY = {"", "na", "n/a", "nan", "null", "none"}  # cells that hold no number
+EXACT = 2.0**53  # up to it, float64 has every whole number
 ALONE = "device"  # the name of the only one, where no column says which
 
 
@@ -45,8 +47,8 @@ class InputColumns(Struct, frozen=True):
 
 class HistoricRow(Struct, frozen=True, kw_only=True):
     """One request of the past. `inputs` are rows without a batch axis, by input; `refused` the input that no device
-    would have taken, for the number at that place is NaN or infinite. `right` is whether the answer was, by its label;
-    `answer` its class. Both None where nothing says it."""
+    would have taken, for the number at that place is NaN or infinite. `label` is the class that was right, `answer` the
+    one that the model gave; None where nothing says it."""
 
     at: float
     device: str
@@ -206,10 +208,38 @@ def _values(one: InputColumns, cells: Sequence[object]) -> tuple[AnyRow, int]:
     row = tuple(part if part > 0 else -1 for part in tensor.row)
     if numbers.size != math.prod(row) and (row.count(-1) != 1 or numbers.size % abs(math.prod(row))):
         raise ValueError(f"input {tensor.name!r} takes {list(row)} numbers, and {list(numbers.shape)} are there")
-    gaps = np.flatnonzero(~np.isfinite(numbers.reshape(-1)))
-    refused = int(gaps[0]) if len(gaps) and (tensor.finite or dtype.kind != "f") else -1
+    flat = numbers.reshape(-1)
     with np.errstate(invalid="ignore", over="ignore"):
-        return numbers.reshape(row).astype(dtype), refused
+        cast = flat.astype(dtype)
+    if dtype.kind != "f":
+        _write_exactly(one, cells, flat, cast)
+    # A float that the datatype cannot hold is infinite on devices, too.
+    gaps = np.flatnonzero(~np.isfinite(cast if dtype.kind == "f" else flat))
+    refused = int(gaps[0]) if len(gaps) and (tensor.finite or dtype.kind != "f") else -1
+    return cast.reshape(row), refused
+
+
+def _write_exactly(one: InputColumns, cells: Sequence[object], numbers: AnyRow, cast: AnyRow) -> None:
+    """Write those numbers into `cast` that float64 has only nearly.
+
+    Raises:
+        ValueError: one is no whole number, or the datatype does not reach to it.
+    """
+    finite = np.isfinite(numbers)
+    wrong = finite & (cast != numbers)
+    given: Any = cells[0].reshape(-1) if isinstance(cells[0], np.ndarray) else cells
+    if cast.dtype.kind in "iu":
+        limits = np.iinfo(cast.dtype)
+        for place in np.flatnonzero(finite & (np.abs(numbers) >= EXACT)):
+            exact = Decimal(given[place].strip() if isinstance(given[place], str) else int(given[place]))
+            wrong[place] = exact != int(exact) or not limits.min <= exact <= limits.max
+            if not wrong[place]:
+                cast[place] = int(exact)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        column = f"column {one.names[min(first, len(one.names) - 1)]!r}"
+        column += f", number {first}" if len(one.names) < len(numbers) else ""
+        raise ValueError(f"{column}: {one.tensor.datatype} cannot hold {given[first]}")
 
 
 def _number(name: str, cell: object) -> float:

@@ -9,6 +9,7 @@ import codecs
 import csv
 import heapq
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -150,9 +151,13 @@ def _column(name: str, kind: str) -> str:
 
 def _arrays(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidError(f"{path}: it cannot be read as .npz: {error}", subject=str(path)) from error
+    if isinstance(found, np.ndarray):
+        hint = "numpy.savez gives each array the name of its column"
+        raise InvalidError(f"{path}: it holds one array without a name (.npy)", subject=str(path), hint=hint)
+    return found
 
 
 def _npz_heading(path: Path) -> list[str]:
@@ -164,8 +169,8 @@ def _npz_cells(path: Path, columns: Sequence[str]) -> Iterator[Cells]:
     """The rows of arrays; those that are named alone are held in memory."""
     try:
         with _arrays(path) as file:
-            arrays = [_plain(file[name]) for name in columns]
-    except ValueError as error:
+            arrays = [_plain(name, file[name]) for name in columns]
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidError(f"{path}: {error}", subject=str(path), hint="save numbers and texts, no objects") from error
     if len({len(array) for array in arrays}) > 1:
         sizes = ", ".join(f"{name} {len(array)}" for name, array in zip(columns, arrays, strict=True))
@@ -174,8 +179,10 @@ def _npz_cells(path: Path, columns: Sequence[str]) -> Iterator[Cells]:
         yield f"{path}, row {number}", [cell.item() if isinstance(cell, np.generic) else cell for cell in cells]
 
 
-def _plain(array: Any) -> Any:
-    """Moments of numpy's own as Unix seconds."""
+def _plain(name: str, array: Any) -> Any:
+    """An array of rows; moments of numpy's own as Unix seconds."""
+    if not isinstance(array, np.ndarray) or not array.ndim:
+        raise ValueError(f"{name!r} is no array of rows")
     if array.dtype.kind == "M":
         return array.astype("datetime64[us]").astype(np.int64) / 1e6
     return array

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Engine, delete, event, update
 from sqlmodel import Session, SQLModel, col, select
 
+from cloud_hub.backtest.answers import OperatorAnswer, Then
 from cloud_hub.backtest.columns import HistoricRow
 from cloud_hub.backtest.windows import ClosedWindow
 from cloud_hub.config import HubConfig
@@ -51,7 +52,6 @@ from fleet.protocol.durations import DAY_S
 
 MODEL, RELEASE, CHANNEL = "history", 1, "history"
 OPERATOR = "backtest"
-Then = Literal["rebaseline", "usual", "close", "keep"]
 Key = tuple[str, str]  # kind and name of a stream
 
 
@@ -60,14 +60,6 @@ class LoadedRelease(Struct, frozen=True, kw_only=True):
 
     manifest: bytes
     blobs: Mapping[str, bytes]
-
-
-class OperatorAnswer(Struct, frozen=True, kw_only=True):
-    """An operator's answer to alarms, `after_s` after one was raised; a label comes `label_s` after its request."""
-
-    then: Then
-    after_s: float
-    label_s: float = 0.0
 
 
 class RaisedAlarm(Struct, kw_only=True):
@@ -154,6 +146,11 @@ class Replay:
         """The number of devices that there were."""
         return len(self._known)
 
+    @property
+    def labels_to_come(self) -> int:
+        """The number of labels that have not come yet."""
+        return len(self._labels)
+
     def monitor(self) -> MonitorInfo | None:
         """The monitor as it stands now."""
         return next((one for one in monitors.list_monitors(self._hub, MODEL) if one.release == RELEASE), None)
@@ -229,19 +226,19 @@ class Replay:
     def _ends(self, alarm: RaisedAlarm) -> bool:
         """Tell whether an operator closes an alarm; one about answers only with `close`, for a release mends it."""
         of_answers = alarm.detail.get("kind") == truth.KIND
-        return self._answer.then == "close" if of_answers else self._answer.then != "keep"
+        return self._answer.then is Then.close if of_answers else self._answer.then is not Then.keep
 
     def _close(self, alarm: RaisedAlarm, now: float) -> None:
         """Answer an alarm; those that are not about a baseline of inputs are closed, which takes them for usual."""
         hub, detail, then = self._hub, alarm.detail, self._answer.then
         about_inputs = detail.get("kind", "inputs") == "inputs"
-        alarm.closed_at, alarm.closed = now, then if about_inputs else "close"
-        if about_inputs and then == "rebaseline":
+        alarm.closed_at, alarm.closed = now, then if about_inputs else Then.close
+        if about_inputs and then is Then.rebaseline:
             devices = detail.get("devices", [])
             whole = detail.get("fleet") or detail.get("groups") or detail.get("device_count", 0) > len(devices)
             body = Rebaseline(devices=None if whole or not devices else devices)
             monitors.rebaseline(hub, MODEL, body, actor=OPERATOR)
-        monitors.close_alarm(hub, alarm.number, actor=OPERATOR, usual=about_inputs and then == "usual")
+        monitors.close_alarm(hub, alarm.number, actor=OPERATOR, usual=about_inputs and then is Then.usual)
 
 
 def _hub(folder: Path, clock: _DataClock) -> Hub:

@@ -31,6 +31,7 @@ def document(outcome: Outcome, remarks: Sequence[str]) -> dict[str, Any]:
         "devices": outcome.devices,
         "refused": outcome.refused,
         "labelled": outcome.labelled,
+        "labels_to_come": outcome.labels_to_come,
         "windows": outcome.windows,
         "windows_too_small": outcome.small,
         "alarms": [_alarm(one) for one in outcome.alarms],
@@ -127,6 +128,8 @@ def _notes(outcome: Outcome) -> Iterator[str]:
         yield f"{outcome.small:,} of {outcome.windows:,} windows had too few inputs (min_count) and do not count"
     if outcome.refused:
         yield f"{outcome.refused:,} rows hold NaN or nothing where a device takes numbers alone: they count as refused"
+    if outcome.labels_to_come:
+        yield f"{outcome.labels_to_come:,} of {outcome.labelled:,} labels had not come by the end (--label-delay)"
     if provisional := sum(bool(one.detail.get("provisional")) for one in outcome.alarms):
         yield f"{_count(provisional, 'alarm')} came before a baseline was steady: such a test promises nothing"
     late = [one for one in outcome.streams if (one.kind, one.name) not in outcome.steady_at]

@@ -9,8 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from cloud_hub.backtest.answers import OperatorAnswer
 from cloud_hub.backtest.columns import HistoricRow
-from cloud_hub.backtest.replay import LoadedRelease, OperatorAnswer, RaisedAlarm, Replay
+from cloud_hub.backtest.replay import LoadedRelease, RaisedAlarm, Replay
 from cloud_hub.backtest.windows import ClosedWindow, WindowMaker
 from cloud_hub.errors import InvalidError
 from fleet.api.drift import MonitorInfo, StreamInfo
@@ -35,7 +36,8 @@ class BacktestOptions(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, kw_only=True):
-    """The findings of a backtest. Times are Unix seconds. Of `windows`, `small` had too few inputs to count."""
+    """The findings of a backtest. Times are Unix seconds. Of `windows`, `small` had too few inputs to count; of
+    the labels of `labelled` rows, `labels_to_come` had not come by the end."""
 
     began: float = 0.0
     ended: float = 0.0
@@ -43,6 +45,7 @@ class Outcome(Struct, kw_only=True):
     devices: int = 0
     refused: int = 0
     labelled: int = 0
+    labels_to_come: int = 0
     windows: int = 0
     small: int = 0
     alarms: list[RaisedAlarm] = []
@@ -113,7 +116,7 @@ class _Stepper:
         outcome = self.outcome
         outcome.rows += 1
         outcome.refused += row.refused is not None
-        outcome.labelled += row.label is not None and row.answer is not None
+        outcome.labelled += row.label is not None and row.answer is not None and row.refused is None
         outcome.ended = row.at
 
     def end(self) -> Outcome:
@@ -123,6 +126,7 @@ class _Stepper:
         self._look(max(last, self._next))
         outcome, replay = self.outcome, self.replay
         outcome.alarms, outcome.steady_at, outcome.silences = replay.alarms, replay.steady_at, replay.silences
+        outcome.labels_to_come = replay.labels_to_come
         outcome.monitor, outcome.streams, outcome.devices = replay.monitor(), replay.streams(), replay.devices
         return outcome
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
 
-from cloud_hub.backtest.columns import ColumnNames, HistoricRow, RowReader, columns_of
+from cloud_hub.backtest.columns import ColumnNames, HistoricRow, InputColumns, RowReader, columns_of
 from cloud_hub.backtest.files import heading_of, merged
 from cloud_hub.backtest.times import Moments
 from cloud_hub.errors import HubError
+from fleet.protocol.manifest import Tensor, decode_manifest
 from tests.cloud_hub.backtest.conftest import NAMES, write_csv, write_release
+from tests.support.manifests import small_release
 
 HEADING = ["time", "machine", *NAMES, "truth", "said"]
 ROWS = [(100, "a", "20.5", "1", "ok", "worn"), (101.5, "b", "", "1.25", "1", "1"), (103, "a", "19", "nan", "", "ok")]
+
+
+ARRAYS = {name: np.zeros(3) for name in HEADING}
+
+
+def _saved(write: Callable[..., None], *arrays: object, **named: object) -> bytes:
+    file = io.BytesIO()
+    write(file, *arrays, **named)
+    return file.getvalue()
 
 
 def read(paths: list[Path], tmp_path: Path, finite: bool = True, **names: object) -> list[HistoricRow]:
@@ -126,6 +139,10 @@ def test_what_cannot_be_read_is_refused_with_its_line(rows, words: str, tmp_path
         ("h.csv", b"time,machine\n\xff\xfe\xfa", "not text in UTF-8"),
         ("h.parquet", b"time,machine\n", "no Parquet file"),
         ("h.npz", b"time,machine\n", "cannot be read as .npz"),
+        ("h.npz", b"", "cannot be read as .npz"),
+        ("h.npz", _saved(np.save, np.zeros(3)), "one array without a name"),
+        ("h.npz", _saved(np.savez, **{**ARRAYS, "time": 100.0}), "'time' is no array of rows"),
+        ("h.npz", _saved(np.savez, **ARRAYS)[:90] + b"?" * 20 + _saved(np.savez, **ARRAYS)[110:], "h.npz: "),
     ],
 )
 def test_a_file_that_is_none_of_these_is_refused(name: str, content: bytes, words: str, tmp_path: Path) -> None:
@@ -152,3 +169,41 @@ def test_parquet_times_with_and_without_a_zone_are_read(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (row,) = read([path], tmp_path / str(number), time=column, label="", prediction="")
         assert row.at == 100.0
+
+
+EVEN, ODD = 2**53, 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    ("datatype", "cells", "words"),
+    [
+        ("UINT8", (1, 300), "column 'b': UINT8 cannot hold 300"),
+        ("UINT8", ("3.7", "1"), "column 'a': UINT8 cannot hold 3.7"),
+        ("UINT8", (-1, 0), "column 'a': UINT8 cannot hold -1"),
+        ("INT64", (0, str(2**63)), f"column 'b': INT64 cannot hold {2**63}"),
+        ("INT64", (0, f"{ODD}.5"), "INT64 cannot hold"),
+        ("BOOL", ("2", "0"), "column 'a': BOOL cannot hold 2"),
+    ],
+)
+def test_a_number_that_the_datatype_cannot_hold_is_refused(datatype: str, cells: tuple, words: str) -> None:
+    with pytest.raises(HubError, match=f"line 2: .*{words}"):
+        row_of(datatype, cells)
+
+
+@pytest.mark.parametrize("cells", [(ODD, EVEN), (str(ODD), f"{EVEN}.0"), (np.array([ODD, EVEN]),)], ids=str)
+def test_whole_numbers_are_read_exactly(cells: tuple) -> None:
+    assert row_of("INT64", cells).inputs["n"].tolist() == [ODD, EVEN]
+
+
+def test_a_gap_in_whole_numbers_and_a_float_that_is_too_large_are_refused_as_devices_do() -> None:
+    assert row_of("UINT8", (7, None)).refused == ("n", 1)
+    assert row_of("FP16", ("70000", 1)).refused == ("n", 0)
+
+
+def row_of(datatype: str, cells: tuple) -> HistoricRow:
+    tensor = Tensor(name="n", datatype=datatype, shape=(-1, 2))
+    manifest = decode_manifest(small_release(inputs=(tensor,))[0])
+    reader = RowReader(
+        manifest, [InputColumns(tensor, ("a", "b")[: len(cells)])], ColumnNames(device="d"), Moments(None)
+    )
+    return reader.row("line 2", [1.0, "m", *cells])
