@@ -33,6 +33,39 @@ def test_a_model_that_answers_otherwise_is_none(share: float) -> None:
     assert is_twin({"y": softmax(LOGITS)}, {"y": softmax(other)}) is False
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)], ids=str)
+@pytest.mark.parametrize("half", [False, True])
+def test_the_same_lone_score_with_a_sigmoid_or_without_is_a_twin(shape: tuple[int, ...], half: bool) -> None:
+    logits = LOGITS[:, 0].reshape(shape)
+    other = (sigmoid(logits).astype(np.float16) if half else sigmoid(logits)).reshape(-1)
+    found = {is_twin({"y": logits}, {"y": other}), is_twin({"y": other}, {"y": logits})}
+    assert found <= {True, None} if half else found == {True}  # half a probability near 1 does not tell the logit
+    assert is_twin({"y": sigmoid(logits)}, {"y": other}) is True
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_another_lone_score_is_none_whatever_it_ends_with(share: float) -> None:
+    logits = LOGITS[:, :1]
+    other = logits + share * RANDOM.normal(0, 4, logits.shape).astype(np.float32)
+    assert is_twin({"y": logits}, {"y": sigmoid(other)}) is False
+    assert is_twin({"y": sigmoid(other)}, {"y": logits}) is False
+
+
+def test_two_lone_scores_that_are_nearly_sure_are_not_proved_one_or_another() -> None:
+    signs = np.where(np.arange(200) % 2, 1.0, -1.0)
+    one, other = (((5.5 + RANDOM.random(200)) * signs).astype(np.float32) for _ in range(2))
+    assert is_twin({"y": one}, {"y": sigmoid(other)}) is None
+
+
+def test_shares_that_rounding_moves_beyond_1_are_compared_as_they_are() -> None:
+    shares = np.linspace(0, 1, 200, dtype=np.float32)
+    assert is_twin({"y": shares}, {"y": shares * np.float32(1.0004)}) is True
+
+
 def test_two_teachers_that_are_always_right_and_nearly_sure_are_not_one() -> None:
     sure = np.eye(10)[np.arange(200) % 10]
     one, other = (softmax(((5 + RANDOM.random((200, 10))) * (2 * sure - 1)).astype(np.float32)) for _ in range(2))
