@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, tuple_
 from sqlmodel import Session, and_, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -132,20 +132,30 @@ def forget_revoked(session: Session, model: str) -> None:
 
 
 def _forget_inputs(session: Session, model: str, *which: ColumnElement[bool]) -> None:
-    """Forget the inputs of some devices, and count the features that grow without them."""
-    gone = select(InputWatch).where(InputWatch.model == model, *which).order_by(col(InputWatch.release))
-    for release, rows in groupby(session.exec(gone), key=attrgetter("release")):
-        documents = [msgspec.convert(row.document, DeviceInputs) for row in rows]
-        monitor = session.get(InputMonitor, (model, release))
-        if monitor is None or not any(document.seen for document in documents):
-            continue
-        facts = msgspec.convert(monitor.document, InputMonitorState)
-        for document in documents:
-            without(facts, document)
-        monitor.document = msgspec.to_builtins(facts)
-        session.add(monitor)
+    """Forget the inputs of some devices, and count the features that grow without them.
+
+    A statement deletes some and returns them: thousands are never in memory at once, and none goes uncounted.
+    """
+    ours = (col(InputWatch.model) == model, *which)
+    place = (col(InputWatch.release), col(InputWatch.device_id))
+    some = select(*place).where(*ours).order_by(*place).limit(AT_ONCE).correlate(None)
+    statement = delete(InputWatch).where(*ours, tuple_(*place).in_(some)).returning(place[0], col(InputWatch.document))
     session.flush()
-    session.connection().execute(delete(InputWatch).where(col(InputWatch.model) == model, *which))
+    while rows := session.connection().execute(statement).all():
+        by_release = sorted(rows, key=attrgetter("release"))
+        for release, gone in groupby(by_release, key=attrgetter("release")):
+            _count_without(session, model, release, [msgspec.convert(row.document, DeviceInputs) for row in gone])
+
+
+def _count_without(session: Session, model: str, release: int, gone: Sequence[DeviceInputs]) -> None:
+    monitor = session.get(InputMonitor, (model, release))
+    if monitor is None or not any(document.seen for document in gone):
+        return
+    facts = msgspec.convert(monitor.document, InputMonitorState)
+    for document in gone:
+        without(facts, document)
+    monitor.document = msgspec.to_builtins(facts)
+    session.add(monitor)
 
 
 def open_slots_anew(session: Session, model: str, release: int) -> None:

@@ -49,9 +49,9 @@ class Outgoing:
         self._sent = {path: _state(found) for path, found in _files(self._folder)}
 
     def changed(self) -> Iterator[Piece]:
-        """Yield the files that the other side lacks. A file that changes meanwhile comes again the next time.
+        """Yield the pieces of the files that the other side lacks; one that changes meanwhile comes again next time.
 
-        The oldest come first: a file that says that others are done is there only after them.
+        The oldest files come first: one that says that others are done is there only after them.
         """
         for path, found in sorted(_files(self._folder), key=_age):
             if self._sent.get(path) != _state(found):
@@ -76,7 +76,7 @@ class Outgoing:
 class Incoming:
     """Writes below a folder what comes; a file is there when it is whole.
 
-    Raises InvalidError for a path that leads elsewhere, OverLimitError above `most` bytes in all, or above FILES files.
+    At most FILES files come, and `most` bytes in all; None for any number.
     """
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
@@ -88,6 +88,7 @@ class Incoming:
 
         Raises:
             OverLimitError: more bytes or files come back than may.
+            WorkFailedError: its path leads out of the folder, or to a file of this machine's own.
         """
         target = self._target(piece.path)
         known = self._sizes.get(piece.path, 0)

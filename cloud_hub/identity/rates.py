@@ -82,10 +82,14 @@ class RateLimiter:
         return asked
 
     def told(self, mine: Mapping[str, float], others: Mapping[str, float]) -> None:
-        """Set each caller's part of a rate by the requests per second to this hub, and to all others together.
+        """Set each caller's part of its rate.
 
         A caller within its rate is held to no part, since its requests come to hubs unevenly. One request more is
         counted here, so that a caller who comes to a hub for the first time gets an answer.
+
+        Args:
+            mine: requests per second to this hub, by caller; what `tell` returned.
+            others: those to all other hubs together.
         """
         self._shares = {
             key: (mine.get(key, 0.0) + 1.0) / (mine.get(key, 0.0) + 1.0 + asked)

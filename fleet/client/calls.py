@@ -22,6 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Query = Sequence[tuple[str, str]]
 
 _NOT_A_HUB = "does this address belong to an Edgeloop hub of this version?"
+_NO_PATH = "Not Found"  # a hub's words for a path that it does not have; for all else it has words of its own
 
 
 class Calls:
@@ -110,6 +111,9 @@ def error_of(answer: HttpResponse, subject: str) -> FleetError:
         document = {}
     if not isinstance(document, dict) or not isinstance(document.get("error"), str):
         return kind(f"the hub answered with status {answer.status}", subject=subject, hint=_NOT_A_HUB)
+    if answer.status == 404 and document["error"] == _NO_PATH:
+        path = str(document.get("subject") or subject)
+        return kind(f"the hub has no {path}: it is older than this client", subject=path, hint="upgrade the hub")
     return kind(
         document["error"],
         subject=str(document.get("subject") or subject),

@@ -27,7 +27,8 @@ def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, ki
         kind: their name in messages.
 
     Raises:
-        RefusalError: one is missing, unknown, no array, of another datatype or shape, or holds NaN or infinity.
+        RefusalError: one is missing, unknown, no array, of another datatype or shape, or holds NaN or infinity where it
+            has to be finite.
     """
     for spec in specs:
         array = found.get(spec.name)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
-from sqlmodel import select
+from sqlalchemy import event, update
+from sqlmodel import Session, col, select
 
+from cloud_hub.drift import records
 from cloud_hub.drift.baseline import BLOCKS
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.growth import Climb, begun, followed, left_out
+from cloud_hub.drift.input_state import DeviceInputs, InputMonitorState
 from cloud_hub.drift.monitors import states_of
-from cloud_hub.store.tables import Alarm, Device, InputMonitor, Model, WindowRow
+from cloud_hub.store.tables import Alarm, Device, InputMonitor, InputWatch, Model, WindowRow
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
 from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
 from fleet.protocol.manifest import SketchRef, Tensor, decode_manifest, encode_manifest
@@ -22,7 +26,7 @@ from fleet.protocol.sketch import sketch
 from model_compiler.inputs.release_folder import blob_of
 from tests.cloud_hub.drift.test_engine import promote
 from tests.cloud_hub.drift.test_response import device_row
-from tests.support.hub import HubFixture
+from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
 from tests.support.told import told
 
@@ -179,6 +183,48 @@ def test_a_device_that_leaves_takes_its_counters_along(hub: HubFixture) -> None:
     with hub.hub.reading() as session:
         document = session.exec(select(InputMonitor.document)).one()
     assert document["watched"] == 2 and not any(document["growing"].values()) and document["left_out"] == []
+
+
+def test_many_devices_are_forgotten_some_at_a_time_and_none_goes_uncounted(
+    tmp_path: Path, hub_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written while the revoked are looked for goes with them, and is taken out of the counts, too."""
+    monkeypatch.setattr(records, "AT_ONCE", 3)
+    hub = make_hub(tmp_path, database=hub_database)
+    seen = to_builtins(DeviceInputs(seen=True, grown=["2:x"]))
+    names = [f"d-{number}" for number in range(9)]
+
+    def watch(name: str, release: int) -> InputWatch:
+        return InputWatch(model="m", release=release, device_id=name, document=seen, updated_at=1.0)
+
+    facts = to_builtins(InputMonitorState(watched=10, growing={"2:x": 10}, left_out=["2:x"]))
+    with hub.hub.session() as session:
+        session.add(Model(name="m", created_at=0.0))
+        for name in (*names, "stays"):
+            session.add(device_row(name))
+        session.flush()
+        session.connection().execute(update(Device).where(col(Device.id).in_(names)).values(revoked_at=1.0))
+        session.add_all([InputMonitor(model="m", release=n, document=facts, updated_at=1.0) for n in (1, 2)])
+        session.add_all([watch(name, 1 + (name > "d-4")) for name in names[:8]] + [watch("stays", 1)])
+
+    def meanwhile(connection, _cursor, statement, *_) -> None:
+        if statement.startswith("DELETE FROM input_watch") and not fetched:
+            fetched.append(1)
+            with Session(connection) as other:
+                other.add(watch("d-8", 2))
+                other.flush()
+                other.expunge_all()
+
+    fetched: list[int] = []
+    with hub.hub.session() as session:
+        event.listen(hub.hub.engine, "before_cursor_execute", meanwhile)
+        records.forget_revoked(session, "m")
+        event.remove(hub.hub.engine, "before_cursor_execute", meanwhile)
+    with hub.hub.reading() as session:
+        assert [row.device_id for row in session.exec(select(InputWatch))] == ["stays"]
+        found = {row.release: row.document for row in session.exec(select(InputMonitor))}
+    hub.hub.engine.dispose()
+    assert (found[1]["watched"], found[2]["watched"], found[2]["growing"]) == (5, 6, {"2:x": 6})
 
 
 def test_what_is_known_of_its_input_is_read_once(hub: HubFixture) -> None:

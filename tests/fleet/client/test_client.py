@@ -62,6 +62,15 @@ def test_a_refusal_keeps_the_hubs_words(hub: ScriptedHub, client: Client, status
     assert caught.value.exit_code == code
 
 
+def test_an_older_hub_that_lacks_a_path_is_no_missing_device(hub: ScriptedHub, client: Client) -> None:
+    path = "/api/v1/devices/x/vitals"
+    refused = {"error": "Not Found", "code": "not-found", "subject": path, "hint": ""}
+    hub.on("GET", "/devices/x/vitals?since=0.0&limit=1000", refused, status=404)
+    with pytest.raises(errors.NotFoundError, match=f"the hub has no {path}: it is older than this client") as caught:
+        client.device_vitals("x")
+    assert caught.value.hint == "upgrade the hub"
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"detail": 1}'])
 def test_an_answer_of_something_else_is_named_as_such(hub: ScriptedHub, client: Client, body: bytes) -> None:
     hub.on("GET", "/devices/x", body, status=502)
