@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.console import version
+from fleet.console.arguments import Parser
 from fleet.console.exits import SHORT
 
 
@@ -20,7 +21,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands, each with an example."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="edge-agent",
         description="Runs models on this device: pulls, verifies, serves, falls back to the cloud, reports.",
         epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent. " + SHORT,

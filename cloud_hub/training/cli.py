@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloud_hub.errors import InvalidError, UsageError
 from cloud_hub.training.recipe import load_recipe
+from fleet.console.arguments import Parser
 
 if TYPE_CHECKING:
     from cloud_hub.samples.dataset import Dataset
@@ -94,7 +95,7 @@ def _check(recipe: str, *, as_json: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cloud-hub train",
         description="Train a recipe's teacher and distil its student.",
         epilog="Example: cloud-hub train examples.digits.recipe --out trained --seed 1",

@@ -30,11 +30,11 @@ from fleet.cli import (
     tune,
 )
 from fleet.cli.formats import with_output
-from fleet.cli.repeated import given_twice
 from fleet.cli.running import run_command, say
 from fleet.cli.session import Session
 from fleet.console import write_any_letter
 from fleet.console.exits import SHORT
+from fleet.console.repeated import HINT, given_twice
 from fleet.console.typed import with_version
 
 HELP = f"Steer a fleet of edge devices through its hub.\n\n{SHORT}"
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str], session: Session) -> int:
     command = typer.main.get_command(app)
     twice = given_twice(command, arguments)
     if twice:
-        return say(f"{twice} is given twice, and takes one value", "give it once; --help says which may be repeated", 2)
+        return say(f"{twice} is given twice, and takes one value", HINT, 2)
     return run_command(command, arguments, session)
 
 

@@ -1,12 +1,15 @@
-"""The option that all commands made with Typer share: `--version`."""
+"""The dealings that all commands made with Typer share: `--version`, and no option of one value twice."""
 
 # Annotations stay values here: Typer cannot resolve text that names what is local to a function.
 
+import sys
 from typing import Annotated
 
 import typer
 
 from fleet.console import version
+from fleet.console.exits import Exit
+from fleet.console.repeated import HINT, given_twice
 
 
 def with_version(app: typer.Typer, name: str) -> None:
@@ -22,3 +25,13 @@ def with_version(app: typer.Typer, name: str) -> None:
     @app.callback()
     def root(wanted: Annotated[bool, option] = False) -> None:
         pass
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command line; ends the process where an option of one value is given twice."""
+    twice = given_twice(typer.main.get_command(app), sys.argv[1:])
+    if twice:
+        typer.echo(f"error: {twice} is given twice, and takes one value", err=True)
+        typer.echo(f"try: {HINT}", err=True)
+        sys.exit(Exit.USAGE)
+    app()

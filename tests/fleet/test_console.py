@@ -30,6 +30,27 @@ def test_each_command_says_its_version(name: str, monkeypatch: pytest.MonkeyPatc
     assert not end.value.code and capsys.readouterr().out == f"{name} {version('edgeloop')}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "twice"),
+    [
+        (["edge-agent", "infer", "m", "--input", "a.npy", "--input", "b.npz", "--url", "a", "--url=b"], "--url"),
+        (["edge-agent", "enroll", "https://h", "--token", "a", "--tok", "b"], "--token"),
+        (["cloud-hub", "train", "recipe.py", "--seed", "1", "--out", "a", "--seed=2"], "--seed"),
+        (["cloud-hub", "keys", "renew", "hub", "--offline-keys", "a", "--offline-keys", "b"], "--offline-keys"),
+        (["model-compiler", "compile", "m.onnx", "--out", "a", "--out", "b"], "--out"),
+        (["fleet", "device", "list", "--by=a", "--limit", "1"], ""),
+    ],
+)
+def test_no_command_takes_an_option_of_one_value_twice(
+    words: list[str], twice: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        import_module(COMMANDS[words[0]]).main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and (f"{twice} is given twice, and takes one value" in said) == bool(twice), said
+
+
 @pytest.mark.parametrize("name", ["fleet", "cloud-hub", "model-compiler"])
 def test_a_shell_completes_commands(name: str) -> None:
     assert typer.main.get_command(import_module(COMMANDS[name]).app).params[-1].opts == ["--show-completion"]

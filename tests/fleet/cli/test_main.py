@@ -7,7 +7,7 @@ import pytest
 import typer.main
 
 from fleet.cli.main import app
-from fleet.cli.repeated import given_twice
+from fleet.console.repeated import given_twice
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -56,6 +56,8 @@ def test_an_unknown_command_is_a_usage_error(fleet) -> None:
         (("token", "create", "--scope", "infer:a", "--scope", "infer:b"), "--scope"),
         (("token", "create", "--note=a", "--note", "b"), "--note"),
         (("channel", "set", "c", "-m", "a", "--model", "b"), "--model"),
+        (("channel", "set", "c", "-ma", "-mb"), "-m"),
+        (("channel", "set", "c", "-ma", "--release", "-mb"), ""),  # a release that looks like an option
         (("token", "create", "--label", "a=b", "--label", "c=d"), ""),
         (("token", "create", "--note", "--scope", "--scope", "infer:a"), ""),  # a note that looks like an option
         (("sample", "label", "a=1", "--json", "--json"), ""),
