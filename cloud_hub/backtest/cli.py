@@ -6,6 +6,8 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +91,6 @@ def backtest(
         window_rows=window_rows,
         look_s=_look_s(look, window_s),
     )
-    logging.getLogger("cloud_hub").setLevel(logging.ERROR)  # alarms are told below
     loaded = _load(release)
     moments = [Moments(zone_of(time_zone) if time_zone else None) for _ in files]
     sources = []
@@ -97,13 +98,26 @@ def backtest(
         columns = columns_of(loaded.manifest, loaded.names, heading_of(path), names)
         sources.append((path, RowReader(loaded.manifest, columns, names, own)))
     maker = WindowMaker(loaded.manifest, loaded.encoder, window_s=options.window_s, most=window_rows)
-    outcome = run(merged(sources), loaded.release, maker, options, _say)
+    with _only_errors():
+        outcome = run(merged(sources), loaded.release, maker, options, _say)
     hint = report.small_hint(outcome, options.window_s, options.least)
     remarks = [hint, NO_ZONE if any(one.assumed for one in moments) else ""]
     _print(outcome, list(filter(None, remarks)), OutcomeForm.json if as_json else output)
     if outcome.windows and outcome.small == outcome.windows:
         words = "no window had enough inputs to count, so nothing was watched"
         raise InvalidError(words, subject="--window", hint=hint)
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """Leave out of the log what the engine says of alarms, which the report tells."""
+    log = logging.getLogger("cloud_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _print(outcome: Any, remarks: list[str], form: OutcomeForm) -> None:

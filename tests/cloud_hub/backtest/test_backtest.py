@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_a_device_that_moves_is_named_with_its_moment_and_its_feature(release: P
     assert alarm["at"] <= BEGAN + 6 * 86_400 and alarm["closed"] == "rebaseline"
     assert alarm["detail"]["features"][0]["name"] == "temperature"
     assert (found["rows"], found["windows"], found["windows_too_small"]) == (8640, 288, 0)
+    assert logging.getLogger("cloud_hub").level == logging.NOTSET, "what runs after it logs as before"
     steady = {(one["kind"], one["name"]): one["steady_at"] for one in found["streams"]}
     assert all(BEGAN + 86_400 <= steady["device", name] <= BEGAN + 4 * 86_400 for name in ("m0", "m2"))
     assert steady["device", "m1"] is None  # it was begun anew
