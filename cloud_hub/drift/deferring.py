@@ -21,7 +21,8 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from fleet.protocol.durations import HOUR_S
-from fleet.rollouts.evidence import Pairs, paired
+from fleet.rollouts.evidence import paired
+from fleet.rollouts.pairs import Pairs
 
 ALPHA = 0.05  # of a verdict in either direction, together
 Z = 1.959964  # of a 95 % interval

@@ -63,6 +63,8 @@ def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
     row = rollouts.get(pairs.rollout) if pairs is not None else None
     if pairs is None or row is None or row.ended_at is not None or row.channel != sender.channel:
         return False
+    if row.progress.get("shadowing"):  # nobody is served the release yet
+        return False
     if (pairs.attempt, pairs.old, pairs.new) != (row.attempt, row.from_release, row.release):
         return False
     return in_cohort(row.salt, sender.id, share_ppm(row))

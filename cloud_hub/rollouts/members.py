@@ -18,15 +18,15 @@ from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from fleet.protocol.channel import MILLION, Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import cohort_place, resolve
 from fleet.rollouts.columns import Member, Side
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import DeviceFact, Plan, Progress
+from fleet.rollouts.pairs import Pairs
 
 # Reasons for which a device refuses a release as such; a lost network is none of them.
 REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
 SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused", "claimed")
 REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 REPORT = ("state", "active", "target", "rollout", "attempt", "reason", "untried", "at")
-SAID = (*SHOWN, "repeats", "unnamed", "outvoted", "disputed", "silent_at", "reason")
+SAID = (*SHOWN, "repeats", "unnamed", "own_old", "own_new", "outvoted", "disputed", "silent_at", "reason")
 
 
 class Scoped(Struct, frozen=True):
@@ -71,6 +71,8 @@ class DeviceEvidence(Struct, frozen=True):
     claimed: int = 0
     repeats: int = 0
     unnamed: int = 0
+    own_old: int = 0
+    own_new: int = 0
     outvoted: int = 0
     disputed: int = 0
     silent_at: float | None = None
@@ -247,6 +249,8 @@ def _member(
             repeats=said.repeats,
             unnamed=said.unnamed,
             claimed=said.claimed,
+            own_old=said.own_old,
+            own_new=said.own_new,
             outvoted=said.outvoted,
             disputed=said.disputed,
         ),

@@ -187,5 +187,5 @@ def _distinct(session: Session, channel: str, model: str) -> float | None:
     if found is None:
         return None
     rollout, attempt, alone_met, repeats = found
-    new = float(alone_met) + shared_inputs(session, rollout, attempt).total
+    new = float(alone_met) + shared_inputs(session, rollout, attempt).disputed
     return new / (new + float(repeats)) if new else None

@@ -22,7 +22,7 @@ from fleet.rollouts.claims import OUTCOMES, SHARED, Claims, SharedInputs
 
 COUNTS = (
     *(*OUTCOMES, "repeats", "unnamed", "answered", "local_failed", "newly_refused"),
-    *("claimed", "outvoted", "disputed"),
+    *("claimed", "own_old", "own_new", "outvoted", "disputed"),
 )
 LOCK = "pairs"
 MOST_PER_S = 10_000  # requests of one device and model that are believed

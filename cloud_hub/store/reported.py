@@ -112,13 +112,15 @@ class SetAside(SQLModel, table=True):
 
 
 class PairEvidence(SQLModel, table=True):
-    """One device's evidence about a rollout's release, summed over the attempt: paired counts
-    (`telemetry.PairCounts`) of inputs that no other device has met, how often inputs came again, how many pairs told
-    no input, of how many inputs it `claimed` something first or second and was `outvoted` or is `disputed` there by
-    others (`fleet.rollouts.claims`), and of its requests how many the release itself answered, failed on, and refused
-    though the release before would have taken them. `silent_at` is when it first was silent beyond its habit, `reason`
-    why it rolled the release back: both stay, whatever it reports later. A device of the control has a row when it was
-    silent."""
+    """One device's evidence about a rollout's release, summed over the attempt.
+
+    Paired counts (`telemetry.PairCounts`) are of inputs that are its own, beside how often inputs came again and how
+    many pairs told no input. Its word is kept of `claimed` inputs; `own_old` and `own_new` of these are right by one
+    release only, as it says, and others say otherwise (`outvoted`) or dispute it (`fleet.rollouts.claims`). Of its
+    requests it has how many the release itself answered, failed on, and refused though the release before would have
+    taken them. `silent_at` is when it first was silent beyond its habit, `reason` why it rolled the release back: both
+    stay, whatever it reports later. A device of the control has a row when it was silent.
+    """
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -133,6 +135,8 @@ class PairEvidence(SQLModel, table=True):
     local_failed: int = 0
     newly_refused: int = 0
     claimed: int = 0
+    own_old: int = 0
+    own_new: int = 0
     outvoted: int = 0
     disputed: int = 0
     silent_at: float | None = None
@@ -141,8 +145,8 @@ class PairEvidence(SQLModel, table=True):
 
 class ShadowEvidence(SQLModel, table=True):
     """One device's evidence in a rollout's shadow stage, summed over the attempt (`messages.ShadowCounts`); `agree`
-    and `differ` count inputs that no other device has met, `claimed`, `outvoted` and `disputed` are as in
-    `PairEvidence`. `reason` is the first one why it compares nothing, and stays."""
+    and `differ` count inputs that are its own, `own_differ` those that differ by its own word; `claimed`, `outvoted`
+    and `disputed` are as in `PairEvidence`. `reason` is the first one why it compares nothing, and stays."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -157,6 +161,7 @@ class ShadowEvidence(SQLModel, table=True):
     old_us: int = 0
     new_us: int = 0
     claimed: int = 0
+    own_differ: int = 0
     outvoted: int = 0
     disputed: int = 0
     reason: str = ""
@@ -193,8 +198,8 @@ class RolloutLabel(SQLModel, table=True):
 class PairInput(SQLModel, table=True):
     """An input that counts in a live rollout's attempt; `key` is `fleet.protocol.pairing`'s as a signed number.
 
-    `claims` are the outcomes that devices claim of it, by device, two of each outcome at most; none of one that was
-    counted before they were kept.
+    `claims` are the outcomes that devices claim of it, by device, a few of each outcome at most; none of one that
+    was counted before they were kept.
     """
 
     rollout: str = Field(primary_key=True)
@@ -204,19 +209,13 @@ class PairInput(SQLModel, table=True):
 
 
 class PairShared(SQLModel, table=True):
-    """Inputs of an attempt that several devices have met, by what became of them; see `fleet.rollouts.claims`.
-
-    While a rollout is in its shadow stage, `both` are answers that agree and `only_old` such that differ.
-    """
+    """Inputs of an attempt that several devices have met, by what became of them; see `fleet.rollouts.claims`."""
 
     __tablename__ = "pair_shared"
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
-    both: int = 0
-    only_old: int = 0
-    only_new: int = 0
-    neither: int = 0
+    settled: int = 0
     disputed: int = 0
     maybe_old: int = 0
     maybe_new: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from cloud_hub.store.tables import RolloutRow
-from fleet.protocol.channel import MILLION
 from fleet.rollouts.plan import Plan, Progress, share_of
 
 
@@ -22,9 +21,16 @@ def read(row: RolloutRow) -> tuple[Plan, Progress]:
 
 
 def share_ppm(row: RolloutRow) -> int:
-    """Return the share of the channel that has its orders, in parts per million: all of it, where this hub cannot read
-    the rollout, and so does not judge it."""
+    """Return the share of the channel that has its orders, in parts per million.
+
+    Of a rollout that only a newer hub can read, which judges it, the plain facts tell: the shares of the stages stay
+    where they are. Where not even these can be read it is nobody's.
+    """
     try:
         return share_of(*read(row))
     except msgspec.ValidationError:
-        return MILLION
+        pass
+    try:
+        return int(row.plan["stages"][int(row.progress.get("stage", 0))]["share_ppm"])
+    except (LookupError, TypeError, ValueError):
+        return 0

@@ -18,10 +18,10 @@ from fleet.protocol.pairing import KEY_BYTES
 from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.shadow import AGREE, DIFFER, ShadowSeen
 
-COUNTS = {AGREE: "agree", DIFFER: "differ", "outvoted": "outvoted", "disputed": "disputed"}
+COLUMN_OF = {AGREE: "agree", DIFFER: "differ", "own_old": "own_differ", "outvoted": "outvoted", "disputed": "disputed"}
 SUMS = ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
 _PLACE = ("rollout", "attempt", "device_id")
-_COLUMNS = (*COUNTS.values(), "claimed", *SUMS, "reason")
+_COLUMNS = (*COLUMN_OF.values(), "claimed", *SUMS, "reason")
 
 
 def seen(session: Session, rollout: str, attempt: int) -> tuple[tuple[ShadowSeen, ...], SharedInputs]:
@@ -56,7 +56,8 @@ def add(session: Session, said: Sequence[tuple[str, ShadowCounts, int]]) -> None
     known |= _known(session, changes.keys() - known.keys())
     for place, changed in changes.items():
         for which, count in changed.items():
-            setattr(known[place], COUNTS[which], max(0, getattr(known[place], COUNTS[which]) + count))
+            name = COLUMN_OF[which]
+            setattr(known[place], name, max(0, getattr(known[place], name) + count))
     rows = [(*place, *(getattr(known[place], name) for name in _COLUMNS)) for place in sorted(known)]
     bulk.upsert(session, ShadowEvidence, (*_PLACE, *_COLUMNS), rows)
 

@@ -20,24 +20,28 @@ CAP = 0.8  # of the threshold's logarithm that a single device can bring beside 
 LARGEST = 1e12  # what an e-value is reported as at most
 
 
-def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
+def harm_gains(only_old: Counts, only_new: Counts, *, reserve: float = RESERVE) -> Floats:
     """Compute each device's gains in the bets against "the new release wins at least half of the discordant pairs".
 
     Args:
         only_old, only_new: (…, devices) counts.
+        reserve: share of the stake that is never bet.
 
     Returns:
         (…, devices, stakes) logarithms, none below that of the reserve.
     """
-    return kept(_per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES)))
+    return kept(_per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES)), reserve)
 
 
-def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> Floats:
+def health_gains(
+    only_old: Counts, only_new: Counts, same: Counts, margin: float, *, reserve: float = RESERVE
+) -> Floats:
     """Compute each device's gains in the bets against "the share only_old - only_new of pairs is at least `margin`".
 
     Args:
         only_old, only_new, same: (…, devices) counts; `same` are pairs both right or both wrong.
         margin: net loss per request that is no longer tolerable, in (0, 1).
+        reserve: share of the stake that is never bet.
 
     Returns:
         (…, devices, stakes) logarithms, none below that of the reserve.
@@ -46,21 +50,24 @@ def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float
     return kept(
         _per_stake(only_old, np.log1p(stakes * (margin - 1.0)))
         + _per_stake(only_new, np.log1p(stakes * (margin + 1.0)))
-        + _per_stake(same, np.log1p(stakes * margin))
+        + _per_stake(same, np.log1p(stakes * margin)),
+        reserve,
     )
 
 
-def excess_gains(differ: Counts, same: Counts, margin: float) -> Floats:
+def excess_gains(differ: Counts, same: Counts, margin: float, *, reserve: float = RESERVE) -> Floats:
     """Compute the gains of each device in the bets against "the share `differ` of all inputs is at most `margin`".
 
     Args:
         differ, same: (…, devices) counts.
         margin: in (0, 1).
+        reserve: share of the stake that is never bet.
 
     Returns:
         (…, devices, stakes) logarithms, none below that of the reserve.
     """
-    return kept(_per_stake(differ, np.log1p(STAKES * (1.0 / margin - 1.0))) + _per_stake(same, np.log1p(-STAKES)))
+    gains = _per_stake(differ, np.log1p(STAKES * (1.0 / margin - 1.0))) + _per_stake(same, np.log1p(-STAKES))
+    return kept(gains, reserve)
 
 
 class Bets(NamedTuple):
@@ -89,16 +96,16 @@ def pooled(gains: Floats, *, cap: float | Floats = math.inf) -> Floats:
     return total
 
 
-def beside(of_devices: Floats, of_shared: Floats, cap: float) -> Floats:
-    """The log e-value of devices, of which each brings `cap` at most, and of inputs that belong to no device: all.
+def beside(of_devices: Floats, of_disputed: Floats, cap: float) -> Floats:
+    """The log e-value of devices, of which each brings `cap` at most, and of disputed inputs, which only take from it.
 
     Args:
         of_devices: (devices, stakes) gains.
-        of_shared: (1, stakes) gains.
+        of_disputed: (1, stakes) gains without a reserve: a loss that somebody disputes is no smaller for it.
     """
     caps = np.full((len(of_devices) + 1, 1), cap)
-    caps[-1] = math.inf
-    return pooled(np.concatenate([of_devices, of_shared]), cap=caps)
+    caps[-1] = 0.0
+    return pooled(np.concatenate([of_devices, of_disputed]), cap=caps)
 
 
 def _per_stake(counts: Counts, gain: Floats) -> Floats:
@@ -106,9 +113,11 @@ def _per_stake(counts: Counts, gain: Floats) -> Floats:
     return product
 
 
-def kept(gains: Floats) -> Floats:
+def kept(gains: Floats, reserve: float = RESERVE) -> Floats:
     """Logarithms of what a device gains where its reserve is never bet."""
-    found: Floats = np.logaddexp(math.log(RESERVE), math.log1p(-RESERVE) + gains)
+    if not reserve:
+        return gains
+    found: Floats = np.logaddexp(math.log(reserve), math.log1p(-reserve) + gains)
     return found
 
 

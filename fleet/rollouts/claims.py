@@ -1,21 +1,26 @@
 """Settles what an input counts for where several devices say what came of it. Pure.
 
 The same input, answered by the same two releases and the same auditor, has the same outcome on every device, but for
-what runtimes differ in. So devices that meet the same input check one another. Of each outcome the first two devices
+what runtimes differ in. So devices that meet the same input check one another. Of each outcome the first few devices
 that claim it are kept, which bounds what an input takes and leaves nobody a way to keep others out:
 
 - One device alone says it: the outcome is that device's, and bounded as everything that one device brings.
-- Two say the same: it is settled, and belongs to no device any more. Who says otherwise alone is outvoted.
+- Two or more say the same: it is settled, and belongs to one of them, drawn by lot. Who says otherwise alone is
+  outvoted.
 - Devices contradict one another, and no outcome or several are claimed by two: it is disputed, and counts against
   whatever is to be shown, as won where harm is to be shown and as lost where health is.
 
-While at most one device lies, a settled outcome is true, and a disputed one proves no more than the true one would.
+So each input counts once. A device that speaks of inputs which others have met draws some of them to itself, and may
+choose them by their outcome, which tilts what is left to the others. Therefore each device's own word counts a second
+time, of all that it claims and whoever else does (`own_old`, `own_new`), and nothing is shown that this does not show
+as well (`evidence`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -24,8 +29,10 @@ from msgspec import Struct
 
 OUTCOMES = ("both", "only_old", "only_new", "neither")
 MAYBE = {"only_old": "maybe_old", "only_new": "maybe_new"}
-KEPT = 2  # devices that are kept of each outcome: as many as it takes to settle it
-SHARED = ""  # stands where a device's name would, for what two have claimed or devices dispute
+SETTLED = 2  # devices that say the same
+KEPT = 8  # devices of each outcome: one that lies takes the place of one in eight
+OWN = {"only_old": "own_old", "only_new": "own_new"}
+SHARED = ""  # stands where a device's name would, for what several have met
 LEAST_OUTVOTED = 5  # inputs: fewer may be what runtimes differ in
 MOST_NAMED = 10  # devices
 
@@ -33,14 +40,11 @@ MOST_NAMED = 10  # devices
 class SharedInputs(Struct, frozen=True, kw_only=True):
     """Inputs of an attempt that several devices have met.
 
-    The outcomes count those that are settled. Of the `disputed` ones, `maybe_old` may be right by the old release only,
-    and `maybe_new` by the new one only; some are both, some neither.
+    Those that are `settled` count with the devices that they belong to. Of the `disputed` ones, `maybe_old` may be
+    right by the old release only, and `maybe_new` by the new one only; some are both, some neither.
     """
 
-    both: int = 0
-    only_old: int = 0
-    only_new: int = 0
-    neither: int = 0
+    settled: int = 0
     disputed: int = 0
     maybe_old: int = 0
     maybe_new: int = 0
@@ -48,20 +52,7 @@ class SharedInputs(Struct, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """All of them."""
-        return self.both + self.only_old + self.only_new + self.neither + self.disputed
-
-    @property
-    def at_worst(self) -> tuple[int, int, int]:
-        """Inputs that only the old release got right, that only the new one did, and all others; those disputed as if
-        the new one had lost them where it may have."""
-        same = self.both + self.neither + self.disputed - self.maybe_old
-        return self.only_old + self.maybe_old, self.only_new, same
-
-    @property
-    def at_best(self) -> tuple[int, int]:
-        """Inputs that only the old release got right, and that only the new one did; those disputed as if the new one
-        had won them where it may have."""
-        return self.only_old, self.only_new + self.maybe_new
+        return self.settled + self.disputed
 
 
 def kept(claims: Mapping[str, str], device: str, outcome: str) -> bool:
@@ -69,22 +60,32 @@ def kept(claims: Mapping[str, str], device: str, outcome: str) -> bool:
     return device not in claims and sum(claimed == outcome for claimed in claims.values()) < KEPT
 
 
-def effects(claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
+def effects(key: int, claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
     """Return what an input adds to the counts of devices and to those of `SHARED`: (whose, which count), how much.
 
     Args:
+        key: the input.
         claims: outcomes by device.
     """
-    if len(claims) < 2:
-        return Counter({(device, outcome): 1 for device, outcome in claims.items()})
+    found = Counter((device, OWN[outcome]) for device, outcome in claims.items() if outcome in OWN)
+    if len(claims) < SETTLED:
+        return found + Counter(claims.items())
     told = Counter(claims.values())
-    credible = {outcome for outcome, devices in told.items() if devices >= KEPT} or set(told)
-    outvoted = [(device, "outvoted") for device, outcome in claims.items() if outcome not in credible]
+    credible = {outcome for outcome, devices in told.items() if devices >= SETTLED} or set(told)
+    found.update((device, "outvoted") for device, outcome in claims.items() if outcome not in credible)
     if len(credible) == 1:
-        return Counter([(SHARED, credible.pop()), *outvoted])
-    disputed = [(device, "disputed") for device, outcome in claims.items() if outcome in credible]
-    may_be = [(SHARED, maybe) for outcome, maybe in MAYBE.items() if outcome in credible]
-    return Counter([(SHARED, "disputed"), *may_be, *disputed, *outvoted])
+        outcome = credible.pop()
+        owner = _drawn(key, [device for device, claimed in claims.items() if claimed == outcome])
+        found.update([(SHARED, "settled"), (owner, outcome)])
+        return found
+    found.update((device, "disputed") for device, outcome in claims.items() if outcome in credible)
+    found.update([(SHARED, "disputed"), *((SHARED, maybe) for name, maybe in MAYBE.items() if name in credible)])
+    return found
+
+
+def _drawn(key: int, devices: Iterable[str]) -> str:
+    """Return one of the devices, by lot: neither the order in which they came decides nor what they said."""
+    return min(devices, key=lambda device: blake2b(f"{key}:{device}".encode(), digest_size=8).digest())
 
 
 class Claims:
@@ -103,18 +104,20 @@ class Claims:
         """Take in what a device says of inputs: how many of them are new, and how many of its claims are kept.
 
         Args:
-            most: inputs that are looked at; they are hashes, so what is left out does not depend on the outcome.
+            most: claims that are kept; inputs are hashes, so those left out do not depend on the outcome.
         """
         new = taken = 0
-        for key in sorted(outcomes)[: max(0, most)]:
+        for key in sorted(outcomes):
+            if taken >= most:
+                break
             before = self._known.get(key)
             new += before is None
             # An input without claims was counted before they were kept.
             if before == {} or not kept(before or {}, device, outcomes[key]):
                 continue
             after = {**(before or {}), device: outcomes[key]}
-            self._effects.update(effects(after))
-            self._effects.subtract(effects(before or {}))
+            self._effects.update(effects(key, after))
+            self._effects.subtract(effects(key, before or {}))
             self._known[key] = after
             self._changed.add(key)
             taken += 1

@@ -20,13 +20,15 @@ Mask = npt.NDArray[np.bool_]
 Side = Literal["free", "control", "neither"]
 SIDES: tuple[Side, ...] = ("free", "control", "neither")
 AWAY, RESTING, FAILED, SILENT, WHOLE = range(5)
-PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed", "claimed", "outvoted", "disputed")
+PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed", "outvoted", "disputed")
+OWN = ("own_old", "own_new", "own_same")  # a device's own word of all that it claims
 ROW = np.dtype(
     [("side", "i1"), ("place", "i4"), ("hardware", "i4"), ("met", "?"), ("unmarked", "?")]
     + [(name, "?") for name in ("committed", "failed", "untried", "control_failed")]
     + [(name, "f8") for name in ("last_seen", "quiet_s", "silenced_at", "p95_us")]
-    + [(name, "i8") for name in PAIRS]
+    + [(name, "i8") for name in (*PAIRS, *OWN)]
 )
+BETS = ("harm", "health", "own_harm", "own_health")
 NOBODY = np.zeros((), ROW)
 
 
@@ -50,7 +52,7 @@ class Member(Struct, frozen=True, kw_only=True):
 class Table(NamedTuple):
     """Devices in the order of their names; `hardware` has the class of each code in `rows`.
 
-    `order` says where each is in `texts` (its reason and its class of hardware), `harm` and `health`.
+    `order` says where each is in `texts` (its reason and its class of hardware) and in `gains` (by `BETS`).
     """
 
     names: list[str]
@@ -58,8 +60,7 @@ class Table(NamedTuple):
     order: npt.NDArray[np.int64]
     texts: list[tuple[str, str]]
     hardware: list[str]
-    harm: Floats
-    health: Floats
+    gains: dict[str, Floats]
 
     def reason(self, at: int) -> str:
         """Return why a device fails."""
@@ -72,7 +73,7 @@ class Columns:
     def __init__(self, margin: float) -> None:
         self._margin = margin
         self._rows = np.zeros(0, ROW)
-        self._harm, self._health = np.zeros((0, len(STAKES))), np.zeros((0, len(STAKES)))
+        self._gains = {name: np.zeros((0, len(STAKES))) for name in BETS}
         self._stale: set[int] = set()  # rows whose gains are to be computed
         self._at: dict[str, int] = {}
         self._free: list[int] = []
@@ -134,16 +135,19 @@ class Columns:
             named = sorted(self._at.items())
             self._order = [name for name, _ in named], np.array([at for _, at in named], np.int64)
         names, order = self._order
-        return Table(names, self._rows[order], order, self._texts, list(self._hardware), self._harm, self._health)
+        return Table(names, self._rows[order], order, self._texts, list(self._hardware), self._gains)
 
     def _bet(self) -> None:
         """Compute anew what those gain whose pairs have changed."""
         if self._stale:
             at = np.array(sorted(self._stale))
             rows = self._rows[at]
-            self._harm[at] = harm_gains(rows["only_old"], rows["only_new"])
             same = rows["both"] + rows["neither"]
-            self._health[at] = health_gains(rows["only_old"], rows["only_new"], same, self._margin)
+            self._gains["harm"][at] = harm_gains(rows["only_old"], rows["only_new"])
+            self._gains["health"][at] = health_gains(rows["only_old"], rows["only_new"], same, self._margin)
+            old, new, same = (rows[name] for name in OWN)
+            self._gains["own_harm"][at] = harm_gains(old, new)
+            self._gains["own_health"][at] = health_gains(old, new, same, self._margin)
             self._stale.clear()
 
     def _new(self, device_id: str) -> int:
@@ -152,7 +156,7 @@ class Columns:
             known, more = len(self._rows), max(64, len(self._rows) // 2)
             self._rows = np.concatenate([self._rows, np.zeros(more, ROW)])
             empty = np.zeros((more, len(STAKES)))
-            self._harm, self._health = np.concatenate([self._harm, empty]), np.concatenate([self._health, empty])
+            self._gains = {name: np.concatenate([gains, empty]) for name, gains in self._gains.items()}
             self._texts += [("", "")] * more
             self._pairs += [()] * more
             self._free = list(range(known + more - 1, known - 1, -1))
@@ -167,7 +171,7 @@ class Columns:
 
 
 def _pairs_of(fact: DeviceFact) -> tuple[int, ...]:
-    return tuple(getattr(fact.pairs, name) for name in PAIRS)
+    return *(getattr(fact.pairs, name) for name in PAIRS), *fact.pairs.own
 
 
 def _number(value: float | None) -> float:

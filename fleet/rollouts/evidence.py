@@ -19,10 +19,10 @@ erase what the others show; and each device's gain is capped below the threshold
 decide, nor one that forges its counts: for harm in every cohort of several devices, for health where several meet
 inputs. Both keep the bound: a reserve is a bet of stake zero, and a cap only lowers the wealth.
 
-Inputs that several devices have met are bets of their own, beside those of the devices, with a reserve and no cap: no
-device alone has said what they show (`claims`). What is disputed there counts against what is to be shown, which only
-lowers the wealth. An input leaves its device's bets when a second device meets it, whatever its outcome: the wealth
-stays fair at any one look, and that many looks bring no more than they should is simulated (`tests/…/test_claims.py`).
+Inputs that several devices have met count once, with one of those who say the same, drawn by lot (`claims`); what is
+disputed is a bet of its own that only lowers the wealth. Whoever meets inputs of others can choose them by their
+outcome, and draws some of them to itself: so the devices' own words, of all that they claim, have to prove the same,
+which nobody else can change. They count an input once for each device; the smaller of the two e-values is one still.
 
 Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
 86(1), 2024; Shafer, "Testing by betting", JRSS-A 184(2), 2021; Howard, Ramdas, McAuliffe & Sekhon,
@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -52,41 +51,11 @@ from fleet.rollouts.bets import (
     health_gains,
     pooled,
 )
-from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
+from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs
+from fleet.rollouts.pairs import Counted, Pairs, Tally, counted
 
-MIN_DEVICE_PAIRS = 5  # below, a device's inputs are too few to cap what the others show of health
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
 GROUPS = 1000  # of devices, for the bound on the loss: it is looked for at every step
-
-
-class Pairs(Struct, frozen=True, kw_only=True):
-    """One device's audited pairs of distinct inputs, counted as in `fleet.protocol.telemetry.PairCounts`.
-
-    They are of inputs that it alone has met. Beside them, and no evidence: `repeats` of inputs that are counted
-    already, here or on another device, and pairs whose inputs the agent did not name (`unnamed`), which may be repeats.
-    `claimed` are all inputs of which it said something first or second; of these others say otherwise of the
-    `outvoted`, and it is open of the `disputed` who is right (`claims`).
-    """
-
-    both: int = 0
-    only_old: int = 0
-    only_new: int = 0
-    neither: int = 0
-    repeats: int = 0
-    unnamed: int = 0
-    claimed: int = 0
-    outvoted: int = 0
-    disputed: int = 0
-
-    @property
-    def total(self) -> int:
-        """All pairs that count."""
-        return self.both + self.only_old + self.only_new + self.neither
-
-    @property
-    def inputs(self) -> int:
-        """The inputs of which it says something."""
-        return max(self.total, self.claimed)
 
 
 class PairedEvidence(Struct, frozen=True, kw_only=True):
@@ -122,32 +91,6 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     def seen(self) -> int:
         """All pairs that came, evidence or not."""
         return self.pairs + self.repeats + self.unnamed
-
-
-class Counted(NamedTuple):
-    """The pairs of many devices, in columns.
-
-    Beside the sums over all devices, what those brought that have pairs that count, in the order of their names: the
-    counts (int64, (devices,)) and the logarithms of each device's gains (float64, (devices, stakes)) as `harm_gains`
-    and `health_gains` give them for the margin of the test. `claiming` devices say something of inputs, `several` of
-    them of at least `MIN_DEVICE_PAIRS`; `shared` are the inputs that several have met.
-    """
-
-    names: Sequence[str]
-    both: Counts
-    only_old: Counts
-    only_new: Counts
-    neither: Counts
-    harm: Floats
-    health: Floats
-    seen_on: int
-    repeats: int
-    unnamed: int
-    claiming: int
-    several: int
-    shared: SharedInputs = SharedInputs()
-    disputing: tuple[str, ...] = ()
-    contradicted: tuple[str, ...] = ()
 
 
 class Arms(Struct, frozen=True, kw_only=True):
@@ -203,42 +146,6 @@ def paired(
     return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, devices=devices)
 
 
-def counted(
-    by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = None, shared: SharedInputs | None = None
-) -> Counted:
-    """Put the pairs of each device into columns, with their gains.
-
-    Args:
-        by_device: counts by device; one without pairs is left out.
-        margin: net loss per request that is no longer tolerable.
-        bets: those that bring the gains; None for an auditor's.
-        shared: inputs that several devices have met.
-    """
-    bets, names = bets or AUDITED, sorted(by_device)
-    outvoted, disputed = (np.array([getattr(by_device[n], name) for n in names]) for name in ("outvoted", "disputed"))
-    named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
-    both, old, new, neither = (
-        np.array([getattr(p, name) for _, p in named], np.int64) for name in ("both", "only_old", "only_new", "neither")
-    )
-    return Counted(
-        names=[name for name, _ in named],
-        both=both,
-        only_old=old,
-        only_new=new,
-        neither=neither,
-        harm=bets.harm(old, new),
-        health=bets.health(old, new, both + neither, margin),
-        seen_on=sum(p.inputs + p.repeats > 0 for p in by_device.values()),
-        repeats=sum(p.repeats for p in by_device.values()),
-        unnamed=sum(p.unnamed for p in by_device.values()),
-        claiming=sum(p.inputs > 0 for p in by_device.values()),
-        several=sum(p.inputs >= MIN_DEVICE_PAIRS for p in by_device.values()),
-        shared=shared or SharedInputs(),
-        disputing=most(names, disputed, 1),
-        contradicted=most(names, outvoted, LEAST_OUTVOTED),
-    )
-
-
 def weigh(
     found: Counted,
     *,
@@ -259,37 +166,37 @@ def weigh(
         bets: those of `found`; None for an auditor's.
     """
     bets, shared = bets or AUDITED, found.shared
-    if not found.names and not shared.total:
+    if not found.names:
         return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on)
-    old, new, same = found.only_old, found.only_new, found.both + found.neither
-    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, found.claiming) >= 2 else math.inf
-    several = found.several >= 2 or shared.total >= MIN_DEVICE_PAIRS
-    health_cap = CAP * math.log(1 / health_alpha) if several else math.inf
+    heard = found.outvoted < LEAST_OUTVOTED  # what others contradict is no evidence, of harm or of health
+    distinct, own = found.distinct.of(heard), found.own.of(heard)
+    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(found.names)) >= 2 else math.inf
+    health_cap = CAP * math.log(1 / health_alpha) if found.several >= 2 else math.inf
     if bets.cap is not None:
         harm_cap = health_cap = bets.cap
-    lost, won, even = (np.array([count]) for count in shared.at_worst)
-    best = bets.harm(*(np.array([count]) for count in shared.at_best))
+    lost, won, even = (np.array([n]) for n in (shared.maybe_old, shared.maybe_new, shared.disputed - shared.maybe_old))
+    harm = beside(distinct.harm, harm_gains(0 * won, won, reserve=0.0), harm_cap)
 
-    def health(margin: float, gains: Floats) -> Floats:
-        return beside(gains, bets.health(lost, won, even, margin), health_cap)
+    def health(at: float, of_distinct: Floats, of_own: Floats) -> float:
+        disputed = health_gains(lost, 0 * lost, even, at, reserve=0.0)
+        return float(min(beside(of_distinct, disputed, health_cap), pooled(of_own, cap=health_cap)))
 
     return PairedEvidence(
-        pairs=int((old + new + same).sum()) + shared.total,
-        both=int(found.both.sum()) + shared.both,
-        only_old=int(old.sum()) + shared.only_old,
-        only_new=int(new.sum()) + shared.only_new,
-        neither=int(found.neither.sum()) + shared.neither,
-        devices=found.claiming,
+        pairs=int((distinct.old + distinct.new + distinct.same).sum()) + shared.disputed,
+        both=int(found.both[heard].sum()),
+        only_old=int(distinct.old.sum()),
+        only_new=int(distinct.new.sum()),
+        neither=int(found.neither[heard].sum()),
+        devices=len(found.names),
         seen_on=found.seen_on,
         repeats=found.repeats,
         unnamed=found.unnamed,
-        harm_e=_bounded(float(beside(found.harm, best, harm_cap))),
-        health_e=_bounded(float(health(margin, found.health))),
+        harm_e=_bounded(float(min(harm, pooled(own.harm, cap=harm_cap)))),
+        health_e=_bounded(health(margin, distinct.health, own.health)),
         loss_at_most=_loss_at_most(
-            lambda at: health(at, bets.health(_grouped(old), _grouped(new), _grouped(same), at)),
-            math.log(1 / health_alpha),
+            lambda at: health(at, _regrouped(distinct, bets, at), _regrouped(own, bets, at)), math.log(1 / health_alpha)
         ),
-        odd=_odd(found, math.log(len(found.names) / harm_alpha)) if found.names else (),
+        odd=_odd(found, math.log(len(found.names) / harm_alpha)),
         shared=shared.total,
         disputed=shared.disputed,
         disputing=found.disputing,
@@ -299,8 +206,8 @@ def weigh(
 
 def _odd(found: Counted, bar: float) -> tuple[str, ...]:
     """The devices whose own pairs reach the bar; what the largest stake gains bounds what all of them do."""
-    likely = np.flatnonzero(found.harm.max(axis=-1) >= bar - 1e-9)
-    alone = pooled(found.harm[likely][:, None, :])
+    likely = np.flatnonzero(found.own.harm.max(axis=-1) >= bar - 1e-9)
+    alone = pooled(found.own.harm[likely][:, None, :])
     return tuple(found.names[int(at)] for at, log_e in zip(likely, alone, strict=True) if log_e >= bar)
 
 
@@ -332,19 +239,23 @@ def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
     )
 
 
-def _grouped(counts: Counts) -> Counts:
-    """The counts of at most `GROUPS` devices; of a larger fleet the sums of as many groups, which are evidence, too."""
-    if len(counts) <= GROUPS:
-        return counts
-    return np.add.reduceat(counts, np.linspace(0, len(counts), GROUPS, endpoint=False).astype(np.int64))
+def _regrouped(counts: Tally, bets: Bets, margin: float) -> Floats:
+    """The gains at another margin of at most `GROUPS` devices; of a larger fleet those of the sums of as many groups,
+    which are evidence, too."""
+    found = counts.old, counts.new, counts.same
+    if len(counts.old) > GROUPS:
+        begins = np.linspace(0, len(counts.old), GROUPS, endpoint=False).astype(np.int64)
+        found = (np.add.reduceat(one, begins) for one in found)  # type: ignore[assignment]
+    old, new, same = found
+    return bets.health(old, new, same, margin)
 
 
-def _loss_at_most(health: Callable[[float], Floats], bar: float) -> float | None:
+def _loss_at_most(health: Callable[[float], float], bar: float) -> float | None:
     """The smallest margin that passes, by bisection: what the pairs show rises with the margin."""
     low, high = 0.0, 0.5
-    if float(health(high)) < bar:
+    if health(high) < bar:
         return None
     for _ in range(9):
         middle = (low + high) / 2
-        low, high = (low, middle) if float(health(middle)) >= bar else (middle, high)
+        low, high = (low, middle) if health(middle) >= bar else (middle, high)
     return high

@@ -13,9 +13,10 @@ from fleet.protocol.resolve import cohort_place
 from fleet.rollouts.calendar import Opening, closed_s
 from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.cohorts import stage_of
-from fleet.rollouts.evidence import Arms, Counted, Pairs, counted
+from fleet.rollouts.evidence import Arms
 from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
+from fleet.rollouts.pairs import Counted, Pairs, counted
 
 Standing = Literal["away", "resting", "failed", "silent", "whole"]
 HABIT = 1.5  # times its longest silence in the last weeks: longer is not a device's habit any more

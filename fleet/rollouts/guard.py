@@ -22,9 +22,10 @@ from msgspec import Struct
 
 from fleet.rollouts import evidence
 from fleet.rollouts.bets import AUDITED, CAP
-from fleet.rollouts.evidence import Arms, Counted, InstallEvidence, PairedEvidence, Pairs
+from fleet.rollouts.evidence import Arms, InstallEvidence, PairedEvidence
 from fleet.rollouts.guard_policy import GuardPolicy, points
 from fleet.rollouts.matching import MATCHED, Matched, weaker
+from fleet.rollouts.pairs import Counted, Pairs, counted
 
 FAILED = "pin those and retry, or promote by hand"
 MOST_REASONS = 10  # that are kept of a step
@@ -154,7 +155,7 @@ def _weighed(
     if isinstance(pairs, Matched):
         of_old = pairs.of_old(policy.margin)
         return weaker(weigh(pairs.of_new(policy.margin), devices=assigned), weigh(of_old.pairs)), of_old.whys
-    found = pairs if isinstance(pairs, Counted) else evidence.counted(pairs, policy.margin, bets)
+    found = pairs if isinstance(pairs, Counted) else counted(pairs, policy.margin, bets)
     return weigh(found, devices=assigned), ""
 
 

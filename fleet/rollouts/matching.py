@@ -32,7 +32,8 @@ import numpy as np
 from msgspec import Struct, structs
 
 from fleet.rollouts.bets import RESERVE, STAKES, Bets, Counts, Floats, harm_gains, health_gains, kept
-from fleet.rollouts.evidence import Counted, PairedEvidence, Pairs, counted
+from fleet.rollouts.evidence import PairedEvidence
+from fleet.rollouts.pairs import Counted, Pairs, counted
 
 FAIR = math.log(2.0 - RESERVE)  # that one device brings at most
 MOST_OF_ONE = 1000  # outcomes of a device that count: labels in an attempt, windows in each of its stages

@@ -16,11 +16,12 @@ from msgspec import Struct, structs
 from fleet.protocol.shadow import CPU_SHARE
 from fleet.rollouts import bets, evidence
 from fleet.rollouts.bets import Counts
-from fleet.rollouts.claims import SharedInputs
+from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs
 from fleet.rollouts.errors import PlanError
-from fleet.rollouts.evidence import PairedEvidence, Pairs
+from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import Failures, Judgement, by_reason
 from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.pairs import Pairs
 
 BAD = ("selftest-failed", "selftest-timeout", "crash-loop", "non-finite")  # what speaks against the release
 AGREE, DIFFER = "both", "only_old"  # as outcomes of audited pairs have it (`claims`)
@@ -51,7 +52,7 @@ class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ShadowSeen(Struct, frozen=True, kw_only=True):
     """One device's counts in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
-    `differ` count those that no other device has met; `claimed`, `outvoted` and `disputed` are as in `evidence.Pairs`.
+    `differ` count those that are its own; `claimed`, `own_differ`, `outvoted` and `disputed` are as in `pairs.Pairs`.
     """
 
     device_id: str
@@ -65,6 +66,7 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
     old_us: int = 0
     new_us: int = 0
     claimed: int = 0
+    own_differ: int = 0
     outvoted: int = 0
     disputed: int = 0
     reason: str = ""
@@ -77,6 +79,7 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
             only_old=self.differ,
             repeats=self.repeats,
             claimed=self.claimed,
+            own_old=self.own_differ,
             outvoted=self.outvoted,
             disputed=self.disputed,
         )
@@ -193,18 +196,18 @@ def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, elap
 
 
 def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts, shared: SharedInputs) -> tuple[float, float]:
-    """E-values against "too much differs" and against "no more differs than may", of (devices,) counts and of the
-    inputs that several have met."""
-    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 or shared.total else math.inf
-    lost, differs = (np.array([count]) for count in (shared.at_worst[0], shared.at_best[0]))
+    """E-values against "too much differs" and against "no more differs than may", of (devices,) counts and of what is
+    disputed."""
+    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
+    lost, every = np.array([shared.maybe_old]), np.array([shared.disputed])
     health = bets.beside(
         bets.health_gains(differ, 0 * differ, agree, plan.margin),
-        bets.health_gains(lost, 0 * lost, shared.total - lost, plan.margin),
+        bets.health_gains(lost, 0 * lost, every - lost, plan.margin, reserve=0.0),
         cap,
     )
     harm = bets.beside(
         bets.excess_gains(differ, agree, plan.margin),
-        bets.excess_gains(differs, shared.total - differs, plan.margin),
+        bets.excess_gains(0 * every, every, plan.margin, reserve=0.0),
         cap,
     )
     health_e, harm_e = (math.exp(min(float(log_e), 30.0)) for log_e in (health, harm))
@@ -218,9 +221,12 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, weighed: Pa
         for name in ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
     }
     old_us, new_us = total.pop("old_us"), total.pop("new_us")
-    agree, differ = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("agree", "differ"))
-    told = agree + differ > 0
-    health_e, harm_e = _bets(plan, policy.alpha, agree[told], differ[told], facts.shared)
+    differ, _, agree = np.array([(one.differ, 0, one.agree) for one in seen], np.int64).reshape(-1, 3).T
+    own_differ, _, own_agree = np.array([one.pairs.own for one in seen], np.int64).reshape(-1, 3).T
+    told = (own_agree + own_differ > 0) & (np.array([one.outvoted for one in seen], np.int64) < LEAST_OUTVOTED)
+    distinct = _bets(plan, policy.alpha, agree[told], differ[told], facts.shared)
+    own = _bets(plan, policy.alpha, own_agree[told], own_differ[told], SharedInputs())
+    health_e, harm_e = map(min, distinct, own)  # see `evidence`
     return ShadowVerdict(
         judgement="not-enough-evidence",
         reason="",

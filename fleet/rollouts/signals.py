@@ -26,8 +26,8 @@ from typing import Any, Literal
 import numpy as np
 from msgspec import Struct, field, structs
 
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.matching import MOST_OF_ONE, JudgedAnswer, Matched, match
+from fleet.rollouts.pairs import Pairs
 
 WINDOWS, LEAST_WINDOWS = 60, 20  # that make a habit at most, and at least
 REQUESTS = 5  # of a window that says something

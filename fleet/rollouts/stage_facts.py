@@ -15,6 +15,7 @@ from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
 from fleet.rollouts.columns import (
     AWAY,
     FAILED,
+    OWN,
     RESTING,
     SIDES,
     SILENT,
@@ -22,10 +23,11 @@ from fleet.rollouts.columns import (
     Mask,
     Table,
 )
-from fleet.rollouts.evidence import MIN_DEVICE_PAIRS, Arms, Counted
+from fleet.rollouts.evidence import Arms
 from fleet.rollouts.facts import HABIT, Joined, heard_for
 from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
+from fleet.rollouts.pairs import MIN_DEVICE_PAIRS, Counted, Tally
 
 
 class StageFacts:
@@ -141,23 +143,26 @@ class StageFacts:
 
     def counted(self, margin: float) -> Counted:
         """The pairs of the cohort and of those that have left it; `margin` is the one of the columns."""
-        rows = self._rows
-        told = rows["both"] + rows["only_old"] + rows["only_new"] + rows["neither"]
+        rows, gains = self._rows, self._table.gains
         met = self._cohort | self._left
-        inputs = np.maximum(told, rows["claimed"])
-        at = np.flatnonzero(met & (told > 0))
+        same = rows["both"] + rows["neither"]
+        told = rows["only_old"] + rows["only_new"] + same
+        old, new, rest = (rows[name] for name in OWN)
+        inputs = np.maximum(told, old + new + rest)
+        at = np.flatnonzero(met & (inputs > 0))
+        place = self._table.order[at]
         return Counted(
-            names=[self._table.names[place] for place in at.tolist()],
+            names=[self._table.names[one] for one in at.tolist()],
             both=rows["both"][at],
-            only_old=rows["only_old"][at],
-            only_new=rows["only_new"][at],
             neither=rows["neither"][at],
-            harm=self._table.harm[self._table.order[at]],
-            health=self._table.health[self._table.order[at]],
+            distinct=Tally(
+                rows["only_old"][at], rows["only_new"][at], same[at], gains["harm"][place], gains["health"][place]
+            ),
+            own=Tally(old[at], new[at], rest[at], gains["own_harm"][place], gains["own_health"][place]),
+            outvoted=rows["outvoted"][at],
             seen_on=int((met & ((inputs > 0) | (rows["repeats"] > 0))).sum()),
             repeats=_sum(rows["repeats"][met]),
             unnamed=_sum(rows["unnamed"][met]),
-            claiming=int((met & (inputs > 0)).sum()),
             several=int((met & (inputs >= MIN_DEVICE_PAIRS)).sum()),
             shared=self._shared,
             disputing=most(self._table.names, np.where(met, rows["disputed"], 0), 1),

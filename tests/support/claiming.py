@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fleet.rollouts.claims import SHARED, Claims, SharedInputs
-from fleet.rollouts.evidence import Pairs, counted
 from fleet.rollouts.guard import CohortHealth, GuardVerdict, judge
 from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.pairs import Pairs, counted
 
 MOST = 2000  # inputs of which one device may say something
 

@@ -19,8 +19,8 @@ from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import in_cohort, resolve
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import DeviceFact, Plan, Progress, RolloutFacts
+from fleet.rollouts.pairs import Pairs
 from fleet.rollouts.plan import share_of
 
 # Reasons for which a device refuses a release as such; a lost network is none of them.

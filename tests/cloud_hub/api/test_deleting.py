@@ -166,7 +166,7 @@ def test_it_goes_in_small_steps_and_on_where_it_was_cut_off(fleet: HubFixture, m
     while (done := delete_device(fleet.hub, "cam-1", actor="t")).left:
         calls, total = calls + 1, total + done.rows
         assert done.rows > 0, "each call comes further"
-    assert total + done.rows == 15 and calls > 2 and set(rows(fleet, "cam-1").values()) == {0}
+    assert total + done.rows == 19 and calls > 2 and set(rows(fleet, "cam-1").values()) == {0}
     with fleet.hub.reading() as session:
         actions = session.exec(select(AuditEntry.action).where(AuditEntry.subject == "cam-1")).all()
     assert actions.count("device.delete") == 1
@@ -182,10 +182,10 @@ def test_the_newest_numbers_are_not_given_again(fleet: HubFixture) -> None:
 def test_the_call_that_deletes_the_last_row_says_that_nothing_is_left(
     fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deleting, "STEPS", 6)
+    monkeypatch.setattr(deleting, "STEPS", 7)
     revoke(fleet, "cam-1")
-    done = delete_device(fleet.hub, "cam-1", actor="t")  # 15 rows of 6 tables: the last ones go in the sixth step
-    assert (done.rows, done.left) == (15, False), "a caller would come again, and be told that there is no such device"
+    done = delete_device(fleet.hub, "cam-1", actor="t")  # 19 rows of 7 tables: the last ones go in the seventh step
+    assert (done.rows, done.left) == (19, False), "a caller would come again, and be told that there is no such device"
 
 
 def test_its_samples_stay_as_long_as_its_channel_says_and_no_longer(fleet: HubFixture) -> None:
@@ -221,7 +221,7 @@ def test_a_real_postgresql_deletes_it_in_steps_and_answers_for_its_commands(
     revoke(fleet, "cam-1")
     others = rows(fleet, "cam-2")
     monkeypatch.setattr(deleting, "STEP", 3)
-    assert delete(fleet, "cam-1").json() == {"id": "cam-1", "rows": 16, "samples": 1, "left": False}
+    assert delete(fleet, "cam-1").json() == {"id": "cam-1", "rows": 20, "samples": 1, "left": False}
     left = {name: count for name, count in rows(fleet, "cam-1").items() if count}
     assert left == {"deviceevent": 1} and rows(fleet, "cam-2") == others, "the newest number is not given again"
     assert listed(fleet) == ["cam-2"] and delete(fleet, "cam-1").status_code == 404

@@ -76,7 +76,8 @@ def window(**fields) -> Window:
 
 
 def live_rollout(fleet: HubFixture, **other: object) -> None:
-    fields = {"channel": "stable", "release": 2, "from_release": 1, "salt": "s", **other}
+    plan = {"stages": [{"share_ppm": 1_000_000}]}
+    fields = {"channel": "stable", "release": 2, "from_release": 1, "salt": "s", "plan": plan, **other}
     with fleet.hub.session() as session:
         session.add(RolloutRow(id="r-1", model="digits", state="running", created_at=0.0, updated_at=0.0, **fields))
 
@@ -141,10 +142,12 @@ def test_an_input_counts_once_in_a_rollout_whoever_meets_it(fleet):
     paired(fleet, 1, "cam-2", {"only_old": 2, "only_new": 1}, keys(most, 4, 5))  # and one on another device
     found = {row.device_id: row for row in rows(fleet, PairEvidence)}
     shown = {name: (r.both, r.only_old, r.only_new, r.neither, r.repeats) for name, r in found.items()}
-    assert shown == {"cam-1": (2, 0, 0, 1, 5), "cam-2": (0, 1, 1, 0, 1)}
-    assert {name: row.claimed for name, row in found.items()} == {"cam-1": 4, "cam-2": 3}
+    settled = {"cam-1": (2, 1, 0, 1, 5), "cam-2": (0, 1, 1, 0, 1)}, {"cam-1": (2, 0, 0, 1, 5), "cam-2": (0, 2, 1, 0, 1)}
+    assert shown in settled, "what two say belongs to one of them, by lot"
+    own = {name: (row.claimed, row.own_old, row.own_new) for name, row in found.items()}
+    assert own == {"cam-1": (4, 1, 0), "cam-2": (3, 2, 1)}
     (shared,) = rows(fleet, PairShared)
-    assert (shared.only_old, shared.disputed) == (1, 0), "what two say belongs to neither"
+    assert (shared.settled, shared.disputed) == (1, 0)
     assert all(row.body["pairs"]["keys"] == "" for row in rows(fleet, WindowRow)), "no input is kept with a window"
 
 
@@ -153,10 +156,11 @@ def test_devices_that_contradict_one_another_are_counted_with_what_they_dispute(
     paired(fleet, 1, "cam-1", {"both": 3}, keys(1, 2, 3))
     paired(fleet, 1, "cam-2", {"both": 1, "only_old": 1, "only_new": 1}, keys(1, 2, 3))
     paired(fleet, 2, "cam-1", {"only_old": 1}, keys(2))  # it takes nothing back
-    found = {row.device_id: (row.both, row.claimed, row.disputed, row.repeats) for row in rows(fleet, PairEvidence)}
-    assert found == {"cam-1": (0, 3, 2, 1), "cam-2": (0, 3, 2, 3)}
+    found = {row.device_id: (row.claimed, row.disputed, row.repeats) for row in rows(fleet, PairEvidence)}
+    assert found == {"cam-1": (3, 2, 1), "cam-2": (3, 2, 3)}
+    assert sum(row.both for row in rows(fleet, PairEvidence)) == 1
     (shared,) = rows(fleet, PairShared)
-    assert (shared.both, shared.disputed, shared.maybe_old, shared.maybe_new) == (1, 2, 1, 1)
+    assert (shared.settled, shared.disputed, shared.maybe_old, shared.maybe_new) == (1, 2, 1, 1)
     assert {row.key: set(row.claims.values()) for row in rows(fleet, PairInput)} == {
         1: {"both"}, 2: {"both", "only_old"}, 3: {"both", "only_new"},
     }  # fmt: skip
@@ -171,6 +175,22 @@ def test_a_device_that_no_stage_has_held_says_nothing_of_inputs(fleet):
     for name in ("cam-2", "cam-1"):
         paired(fleet, 1, name, {"both": 2}, keys(1, 2))
     assert [(row.device_id, row.both) for row in rows(fleet, PairEvidence)] == [("cam-1", 2)]
+
+
+def test_while_nobody_is_served_no_audited_pair_counts(fleet):
+    """It would stand beside what a shadow stage compares, of the same inputs."""
+    live_rollout(fleet, progress={"stage": 0, "shadowing": True})
+    paired(fleet, 1, "cam-1", {"only_new": 2}, keys(1, 2))
+    assert rows(fleet, PairEvidence) == [] == rows(fleet, PairInput)
+
+
+def test_of_a_rollout_of_a_newer_hub_those_speak_whom_a_stage_has_held(fleet):
+    stages = [{"share_ppm": 500_000}, {"share_ppm": 1_000_000}]
+    salt = next(s for s in map(str, range(99)) if cohort_place(s, "cam-1") < 500_000 <= cohort_place(s, "cam-2"))
+    live_rollout(fleet, salt=salt, plan={"stages": stages, "of a later day": 1}, progress={"stage": 0})
+    for name in ("cam-2", "cam-1"):
+        paired(fleet, 1, name, {"both": 2}, keys(1, 2))
+    assert [row.device_id for row in rows(fleet, PairEvidence)] == ["cam-1"]
 
 
 def test_pairs_that_name_no_input_prove_nothing(fleet):

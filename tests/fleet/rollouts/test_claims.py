@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.rollouts.claims import KEPT, OUTCOMES, SHARED, Claims, SharedInputs, effects, kept
-from fleet.rollouts.evidence import Pairs, paired
+from fleet.rollouts.evidence import paired
+from fleet.rollouts.pairs import Pairs
 from tests.support.claiming import Cohort
 from tests.support.size import sized
 
@@ -48,11 +49,11 @@ def played(truth: dict[int, str], honest: int, lie: str, seed: int, *, invented:
 @pytest.mark.parametrize("honest", [2, 3, 30])
 @pytest.mark.parametrize("lie", LIES)
 def test_a_device_that_speaks_first_of_every_input_cannot_hide_harm(lie: str, honest: int) -> None:
-    """Once two others have met most inputs: until then it can keep the evidence from being enough, and no more."""
+    """Once others have met most inputs: until then, and beside two, it can keep the evidence from being enough."""
     truth = world(np.random.default_rng(7), HARMFUL)
     assert played(truth, honest, lie, 1, invented=1000, rounds=10).judged().judgement != "healthy"
     verdict = played(truth, honest, lie, 1, invented=1000, rounds=100).judged()
-    assert verdict.judgement == "harmful", verdict.reason
+    assert verdict.judgement in (("harmful", "not-enough-evidence") if honest == 2 else ("harmful",)), verdict.reason
     if lie != "truth":
         assert verdict.paired.contradicted == ("enemy",)
 
@@ -63,7 +64,7 @@ def test_beside_one_other_it_hides_nothing_and_halts_nothing(lie: str, invented:
     """Who of the two is right is open: such inputs prove nothing, and both are named."""
     truth = world(np.random.default_rng(3), HARMFUL)
     found = played(truth, 1, lie, 2, invented=invented).judged()
-    agrees = lie in ("truth", "only_old")  # wherever harm is
+    agrees = lie == "only_old" or (lie == "truth" and not invented)  # wherever harm is
     assert found.judgement == ("harmful" if agrees else "not-enough-evidence"), found.reason
     if lie in ("both", "only_new"):
         assert set(found.paired.disputing) == {"enemy", "d0"} and "contradict each other" in found.reason
@@ -126,14 +127,14 @@ def test_the_counts_are_those_of_what_is_kept_and_it_is_bounded(said: list[tuple
     for device, key, outcome in said:
         claims.add(device, {key: outcome}, 1)
     found: dict[str, dict[str, int]] = {}
-    for _, told in claims.changed():
+    for key, told in claims.changed():
         assert len(told) <= KEPT * len(OUTCOMES)
-        for (whose, which), more in effects(told).items():
+        for (whose, which), more in effects(key, told).items():
             found.setdefault(whose, {}).setdefault(which, 0)
             found[whose][which] += more
     assert claims.adds() == found
-    alone = sum(counts.get(name, 0) for whose, counts in found.items() if whose != SHARED for name in OUTCOMES)
-    assert alone + SharedInputs(**found.get(SHARED, {})).total == len({key for _, key, _ in said})
+    owned = sum(counts.get(name, 0) for whose, counts in found.items() if whose != SHARED for name in OUTCOMES)
+    assert owned + SharedInputs(**found.get(SHARED, {})).disputed == len({key for _, key, _ in said})
 
 
 @given(st.lists(st.sampled_from(OUTCOMES), max_size=8), st.sampled_from(OUTCOMES), st.integers(1, 8))
@@ -142,19 +143,17 @@ def test_two_honest_devices_settle_an_input_whatever_one_other_says_and_whenever
 ) -> None:
     """And before they do, what it counts for proves no more than the truth."""
     speakers = [("enemy", lie) for lie in noise] + [(f"d{number}", truth) for number in range(honest)]
-    worth = {"only_old": -1, "only_new": 1}
     told: dict[str, str] = {}
     for device, outcome in speakers[::-1] if len(noise) % 2 else speakers:
         told |= {device: outcome} if kept(told, device, outcome) else {}
-        mine = {which: more for (whose, which), more in effects(told).items() if whose == SHARED}
-        if mine and any(device != "enemy" for device in told):
-            shared = SharedInputs(**mine)
-            old, new = shared.at_best
-            assert new - old >= worth.get(truth, 0)
-            lost, won, _ = shared.at_worst
-            assert won - lost <= worth.get(truth, 0)
+        shared = {which for whose, which in effects(5, told) if whose == SHARED}
+        if "disputed" in shared and any(device != "enemy" for device in told):
+            assert truth != "only_old" or "maybe_old" in shared, "it counts as lost where health is to be shown"
+            assert truth != "only_new" or "maybe_new" in shared, "and as won where harm is"
     if honest > 1:
-        assert effects(told)[SHARED, truth] == 1
+        found = effects(5, told)
+        assert found[SHARED, "settled"] == 1
+        assert [device for device, which in found if which == truth and device in told] != []
 
 
 def test_looking_again_and_again_halts_a_harmless_release_no_more_often_than_is_said() -> None:
@@ -174,6 +173,40 @@ def test_looking_again_and_again_halts_a_harmless_release_no_more_often_than_is_
                 halted += 1
                 break
     assert halted <= 0.05 * fleets + 2 * (0.05 * 0.95 * fleets) ** 0.5
+
+
+RATES = {"only_old": 0.05, "only_new": 0.05}
+
+
+@pytest.mark.parametrize(("chosen", "forged"), [("only_old", "harmful"), ("only_new", "harmful"), ("both", "healthy")])
+@pytest.mark.parametrize("devices", [2, 5, 10])
+@pytest.mark.parametrize("common", [False, True])
+def test_one_that_tells_the_truth_of_chosen_inputs_forges_nothing(
+    chosen: str, forged: str, devices: int, common: bool
+) -> None:
+    """It meets what others have met, or are going to, by its outcome; the inputs are of each device, or of all."""
+    rates = RATES if forged == "harmful" else {"only_old": 0.16, "only_new": 0.08}
+    for seed in range(sized(3, 30)):
+        rng, names = np.random.default_rng(seed), [f"d{number}" for number in range(devices)]
+        each = world(rng, rates, 200 * (1 if common else devices))
+        parts = [each if common else {key: each[key] for key in range(200 * n, 200 * n + 200)} for n in range(devices)]
+        said = list(zip(names, parts, strict=True))
+        chose = ("enemy", {key: outcome for key, outcome in each.items() if outcome == chosen})
+        verdicts = []
+        for order in (said, [chose, *said], [*said, chose]):
+            cohort = Cohort(["enemy", *names])
+            for name, outcomes in order:
+                cohort.say(name, outcomes)
+            verdicts.append(cohort.judged().judgement)
+        assert verdicts[0] == forged or forged not in verdicts, (seed, verdicts)
+
+
+def test_losses_on_rare_inputs_are_not_drowned_by_common_ones() -> None:
+    """Three devices share 300 inputs on which nothing changes, and lose 12 of 100 that each has for itself."""
+    cohort, rare = Cohort(["a", "b", "c"]), ["only_old"] * 32 + ["only_new"] * 20 + ["both"] * 48
+    for place, name in enumerate("abc"):
+        cohort.say(name, dict.fromkeys(range(300), "both") | dict(enumerate(rare, 1000 * (place + 1))))
+    assert cohort.judged().judgement == "not-enough-evidence"
 
 
 def test_one_device_brings_no_proof_of_health_where_the_others_only_repeat() -> None:

@@ -12,7 +12,8 @@ import math
 import numpy as np
 import pytest
 
-from fleet.rollouts.evidence import Arms, Pairs, harm_log_e, health_log_e, installs, paired
+from fleet.rollouts.evidence import Arms, harm_log_e, health_log_e, installs, paired
+from fleet.rollouts.pairs import Pairs
 from tests.support.size import sized
 
 RUNS, STEPS = sized(2000, 20_000), 600

@@ -6,9 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from fleet.rollouts.errors import PolicyError
-from fleet.rollouts.evidence import Arms, Pairs
+from fleet.rollouts.evidence import Arms
 from fleet.rollouts.guard import ClassLatency, CohortHealth, judge
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
+from fleet.rollouts.pairs import Pairs
 
 POLICY = GuardPolicy()
 WHOLE = CohortHealth(present=3, committed=3)

@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from fleet.protocol.resolve import in_cohort
 from fleet.rollouts.cohorts import draw_salt
 from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import (
     ENDED,
     Clear,
@@ -34,6 +33,7 @@ from fleet.rollouts.machine import (
 )
 from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import waits
+from fleet.rollouts.pairs import Pairs
 from fleet.rollouts.schedule import STEP_S, Rate, Schedule
 from fleet.rollouts.stages import plan_stages
 from tests.support.size import examples

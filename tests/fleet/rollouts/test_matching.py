@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.rollouts import evidence
-from fleet.rollouts.evidence import Arms, Pairs
+from fleet.rollouts.evidence import Arms
 from fleet.rollouts.guard import CohortHealth, GuardVerdict, judge
 from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.matching import FAIR, MATCHED, MOST_OF_ONE, JudgedAnswer, Matched, match
+from fleet.rollouts.pairs import Pairs, counted
 from fleet.rollouts.power import POWER, pairs_needed
 from tests.support.size import examples, sized
 
@@ -62,8 +63,8 @@ def test_what_comes_later_changes_no_pair_and_one_device_has_no_more_than_its_pa
 def test_no_device_brings_more_than_a_fair_part_whatever_it_says(others, forged) -> None:
     def weighed(some: list[tuple[int, int, int]]) -> tuple[float, float]:
         named = {f"d-{n}": Pairs(both=b, only_old=o, only_new=w) for n, (b, o, w) in enumerate(some)}
-        counted = evidence.counted(named, POLICY.margin, MATCHED)
-        found = evidence.weigh(counted, margin=0.05, harm_alpha=0.025, health_alpha=0.05, bets=MATCHED)
+        of_devices = counted(named, POLICY.margin, MATCHED)
+        found = evidence.weigh(of_devices, margin=0.05, harm_alpha=0.025, health_alpha=0.05, bets=MATCHED)
         return found.harm_e, found.health_e
 
     for before, after in zip(weighed(others), weighed([*others, forged]), strict=True):

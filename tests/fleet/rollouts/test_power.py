@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fleet.rollouts import power
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.guard import CohortHealth, judge
 from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.pairs import Pairs
 from fleet.rollouts.power import DIFFER, pairs_needed
 
 

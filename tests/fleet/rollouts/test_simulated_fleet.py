@@ -10,7 +10,6 @@ import pytest
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.cohorts import draw_salt
-from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import (
     ENDED,
     DeviceFact,
@@ -23,6 +22,7 @@ from fleet.rollouts.machine import (
     start,
     wanted,
 )
+from fleet.rollouts.pairs import Pairs
 from fleet.rollouts.stages import plan_stages
 from tests.support.size import sized
 
