@@ -256,7 +256,7 @@ def main() -> None:
     write_any_letter()
     try:
         try:
-            run(app)
+            run(app, services=("serve", "worker"))
         finally:
             flush()
     except (HubError, ProtocolError) as error:

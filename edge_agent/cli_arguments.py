@@ -50,7 +50,11 @@ def _add_running(commands: Any) -> None:
     _add_dir(enroll)
 
     run = _add(
-        commands, "run", "serve the models that the hub's channel names", "edge-agent run --dir agent1 --port 8200"
+        commands,
+        "run",
+        "serve the models that the hub's channel names",
+        "edge-agent run --dir agent1 --port 8200",
+        service=True,
     )
     _add_dir(run)
     run.add_argument(
@@ -164,9 +168,9 @@ def _add_service(commands: Any) -> None:
         parser.add_argument("--root", type=Path, default=Path("/"), help="an image's root, in place of this system's")
 
 
-def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, text: str, example: str, *, service: bool = False) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, epilog=f"example: {example}"
+        name, help=text, description=text, epilog=f"example: {example}", service=service
     )
     return parser
 

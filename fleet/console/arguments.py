@@ -9,11 +9,18 @@ from fleet.console.repeated import HINT
 
 
 class Parser(argparse.ArgumentParser):
-    """As `argparse.ArgumentParser`, its subcommands too."""
+    """As `argparse.ArgumentParser`, its subcommands too.
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    Args:
+        service: whether it starts one. Its options come from unit files and scripts that append others, of which the
+            last one holds: no upgrade may keep a device's agent from starting.
+    """
+
+    def __init__(self, *args: Any, service: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.given: set[str] = set()
+        if service:
+            return
         self.register("action", None, _Once)
         self.register("action", "store", _Once)
 

@@ -3,6 +3,7 @@
 # Annotations stay values here: Typer cannot resolve text that names what is local to a function.
 
 import sys
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
@@ -27,10 +28,15 @@ def with_version(app: typer.Typer, name: str) -> None:
         pass
 
 
-def run(app: typer.Typer) -> None:
-    """Run the command line; ends the process where an option of one value is given twice."""
+def run(app: typer.Typer, services: Collection[str] = ()) -> None:
+    """Run the command line; ends the process where an option of one value is given twice.
+
+    Args:
+        app: the commands.
+        services: those that start one, of which the last value holds (`fleet.console.arguments`).
+    """
     twice = given_twice(typer.main.get_command(app), sys.argv[1:])
-    if twice:
+    if twice and sys.argv[1] not in services:
         typer.echo(f"error: {twice} is given twice, and takes one value", err=True)
         typer.echo(f"try: {HINT}", err=True)
         sys.exit(Exit.USAGE)

@@ -38,6 +38,8 @@ def test_each_command_says_its_version(name: str, monkeypatch: pytest.MonkeyPatc
         (["cloud-hub", "train", "recipe.py", "--seed", "1", "--out", "a", "--seed=2"], "--seed"),
         (["cloud-hub", "keys", "renew", "hub", "--offline-keys", "a", "--offline-keys", "b"], "--offline-keys"),
         (["model-compiler", "compile", "m.onnx", "--out", "a", "--out", "b"], "--out"),
+        (["cloud-hub", "serve", "no/such/hub", "--port", "1", "--port", "2", "--what"], ""),  # the last one holds
+        (["edge-agent", "run", "--dir", "a", "--port", "1", "--port", "2", "--what"], ""),
         (["fleet", "device", "list", "--by=a", "--limit", "1"], ""),
     ],
 )
