@@ -270,7 +270,7 @@ UNFIT = [
     ("embedding", WIDE, (), {"confidence": "sure"}, "confidence from output 'sure'"),
     ("custom", WIDE, (), {"agreement": "guess"}, "agreement 'guess'"),
     ("custom", WIDE, (), {"agreement": "tolerance"}, "tolerance together"),
-    ("detection", WIDE, CLASSES, {"layout": "outputs"}, "outputs for boxes"),
+    ("detection", WIDE, CLASSES, {"layout": "outputs"}, "none of out is called boxes"),
     ("detection", WIDE, CLASSES, {"layout": "rows"}, "rows of 3"),
     ("detection", WIDE, CLASSES, {"box": "zz"}, "box 'zz'"),
 ]
