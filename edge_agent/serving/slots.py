@@ -21,11 +21,12 @@ from edge_agent import runtimes
 from edge_agent.errors import ActivationError, UnreadableError
 from edge_agent.host import memory
 from edge_agent.ports import InstalledRelease, LoadedModel, ReleaseHealth, Runtime, load_variant
-from edge_agent.serving import pieces, run_times
+from edge_agent.serving import pieces
 from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.joint import Joint
 from edge_agent.serving.loading import WALL_S, Loads
+from edge_agent.serving.run_times import RunTimes
 from edge_agent.serving.scores import calibration_of
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
@@ -73,7 +74,7 @@ class Served:
         self.task = tasks.of_manifest(release.manifest)
         self.calibration = calibration_of(release)
         self.body_limit = body_limit(release.manifest)
-        self.costs = run_times.RunTimes()
+        self.costs = RunTimes()
         self.statistics = Statistics()
         self.batched = all(i.batched for i in release.manifest.inputs)  # each input's first axis counts rows
         self._rows_of = release.manifest.inputs[0].name if self.batched else None
@@ -98,10 +99,11 @@ class Served:
         Args:
             requests: of one row each that these inputs are, the rest is filling; 0 for one request as it is.
         """
-        model, ended = model or self._model, run_times.started()
+        model, values = model or self._model, _values(inputs)
+        ended = self.costs.begin(values)
         outputs = pieces.run(model, inputs) if self._cut else model.run(inputs)
         took = ended()
-        self.costs.learn(_values(inputs), took)
+        self.costs.learn(values, took)
         self.statistics.ran(requests or self.rows(inputs), took.clock)
         self._times.extend([took.clock / requests] * requests if requests else [took.clock])
         return outputs
@@ -113,9 +115,10 @@ class Served:
         """
         try:
             requests = self._vectors()
-            ended = run_times.started()
+            values = _values(requests[0])
+            ended = self.costs.begin(values)
             self._model.run(requests[0])  # the first run is slower than all others, which errs on the safe side
-            self.costs.learn(_values(requests[0]), ended())
+            self.costs.learn(values, ended())
             self._cut = self.release.variant.runtime == "litert" and pieces.may_be_cut(self._model, requests)
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number

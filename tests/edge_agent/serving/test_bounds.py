@@ -144,8 +144,17 @@ def test_a_busy_device_does_not_take_a_fast_model_for_slow(agent, monkeypatch, o
     for _ in range(25):
         served.run({"input": X})
         judged.append(served.slow({"input": X}))
-    assert judged == [slow] * 25
+    assert judged == [True] + [slow] * 24, "the clock alone tells of the first one, and makes the next ones asked"
     assert served.cost_s({"input": X}) == pytest.approx(0.1), "whoever waits for a run waits by the clock"
+
+
+def test_a_quick_run_is_not_asked_for_its_own_time(agent, monkeypatch):
+    served = agent.slots.slot("tiny").active
+    runs_take(monkeypatch, served, *[(0.001, 0.0, 0)] * 20)
+    monkeypatch.setattr(run_times.resource, "getrusage", lambda _who: pytest.fail("it costs more than it tells"))
+    for _ in range(20):
+        served.run({"input": X})
+    assert not served.slow({"input": X})
 
 
 def test_what_a_run_costs_is_known_before_the_first_request(agent):
