@@ -37,7 +37,9 @@ def write_evidence(session: Session, windows: Sequence[Said]) -> None:
     shadowed = [said for said in windows if _shadows(*said, rollouts)]
     if shadowed:
         shadowing.add(session, [(s.id, w.shadow, servable(w.started_at, w.ended_at)) for s, w in shadowed if w.shadow])
-    paired = [said for said in windows if _pairs_count(*said, rollouts)]
+    about = {window.pairs.rollout for _, window in windows if window.pairs} & rollouts.keys()
+    shares = {name: share_ppm(rollouts[name]) for name in about}  # reads the whole plan: once for all windows
+    paired = [said for said in windows if _pairs_count(*said, rollouts, shares)]
     served = [said for said in windows if _serves(*said, rollouts)]
     if not paired and not served:
         return
@@ -56,7 +58,7 @@ def write_evidence(session: Session, windows: Sequence[Said]) -> None:
     evidence.keep(session)
 
 
-def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
+def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts, shares: Mapping[str, int]) -> bool:
     """Tell whether its pairs are of a rollout that goes on, in its present attempt, on the device's own channel, and a
     stage so far can have held the device: no other may say anything of inputs, which would count for those that did."""
     pairs = window.pairs
@@ -67,7 +69,7 @@ def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
         return False
     if (pairs.attempt, pairs.old, pairs.new) != (row.attempt, row.from_release, row.release):
         return False
-    return in_cohort(row.salt, sender.id, share_ppm(row))
+    return in_cohort(row.salt, sender.id, shares[row.id])
 
 
 def _shadows(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
