@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import runpy
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from fleet.protocol.manifest import decode_manifest
-from tests.support.commands import call
+from tests.support.pages import follow
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/bring-a-model.md").read_text()
-FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PARTS = {part.split("\n", 1)[0]: part for part in PAGE.split("\n## ") if " file=" in part}
 
 
@@ -32,17 +28,7 @@ def test_what_the_page_says_makes_a_release(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
-    for kind, name, text in FENCE.findall(PARTS[part]):
-        if kind == "python":
-            (tmp_path / name).write_text(text)
-            continue
-        for line in text.splitlines():
-            program, *words = shlex.split(line.removeprefix("$ "))
-            if program == "python":
-                runpy.run_path(words[0], run_name="__main__")
-            else:
-                answer = call(program, *words)
-                assert answer.returncode == 0, f"{line}\n{answer.stdout}\n{answer.stderr}"
+    follow(PARTS[part], tmp_path)
     for name in set(sys.modules) - before:  # `net.py` is this part's alone
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
