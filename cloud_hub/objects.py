@@ -28,6 +28,7 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError, UnreachableError
 from cloud_hub.ports import ObjectInfo, Objects, Stored
+from fleet.durable import sync
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -256,19 +257,11 @@ class LocalObjects(ObstoreObjects):
         """Sync the file and every folder up to the root: any of them may have been made for it."""
         path = self._root / key
         with _translated(key):
-            _fsync(path)
+            sync(path)
             for folder in path.parents:
-                _fsync(folder)
+                sync(folder)
                 if folder == self._root:
                     break
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tag(data: bytes) -> str:

@@ -28,6 +28,7 @@ from cloud_hub.store.migrate import behind, upgrade
 from cloud_hub.store.tables import Metadata
 from cloud_hub.store.types import Json
 from cloud_hub.store.words import check_is_there, spoken
+from fleet.durable import sync
 
 ROWS = 1000  # that are copied at a time
 TRIGGERED = ("setting", "device_change")  # what triggers write when rows of the other tables come
@@ -241,11 +242,7 @@ def _settle(file: Path) -> None:
     if said != "ok":
         hint = "stop the hub and check its disk; restore an earlier backup if it does not start"
         raise InvalidError(f"the database is damaged: {said}", subject="database", hint=hint)
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(file)
 
 
 @contextlib.contextmanager

@@ -23,14 +23,14 @@ from cloud_hub.backup.manifest import (
     Manifest,
     encode,
     measured,
-    sync_folder,
-    write_private,
+    write_content,
 )
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.journal import Journal
 from cloud_hub.objects import open_objects
 from cloud_hub.ports import Objects
+from fleet.durable import sync
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str], None]
@@ -64,14 +64,14 @@ def make_backup(
     part.mkdir(mode=0o700)
     try:
         manifest = _fill(config, part, passphrase, now, say)
-        write_private(part / NAME, iter([encode(manifest)]))
-        sync_folder(part / OBJECTS)
-        sync_folder(part)
+        write_content(part / NAME, iter([encode(manifest)]))
+        sync(part / OBJECTS)
+        sync(part)
         part.rename(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     return manifest
 
 
@@ -79,12 +79,12 @@ def _fill(config: HubConfig, part: Path, passphrase: bytes | None, now: float, s
     say("copying the database")
     database.copy_out(config.database_url, part / DATABASE)
     files = {DATABASE: measured(part / DATABASE)}
-    files[CONFIG] = write_private(part / CONFIG, iter([(config.directory / CONFIG).read_bytes()]))
+    files[CONFIG] = write_content(part / CONFIG, iter([(config.directory / CONFIG).read_bytes()]))
     journal = Journal(open_objects(config.journal_url), lambda: now)
-    files[JOURNAL] = write_private(part / JOURNAL, journal.copied())
+    files[JOURNAL] = write_content(part / JOURNAL, journal.copied())
     if passphrase is not None:
         keys = sealed.seal(sealed.read_keys(config.keys_dir), passphrase)
-        files[SEALED] = write_private(part / SEALED, iter([keys]))
+        files[SEALED] = write_content(part / SEALED, iter([keys]))
     (part / OBJECTS).mkdir(mode=0o700)
     objects = open_objects(config.objects_url)
     found, missing = copy_objects(objects, part, say)
@@ -124,7 +124,7 @@ def _copy(objects: Objects, key: str, part: Path) -> Content | None:
     draft = part / OBJECTS / "draft"
     draft.unlink(missing_ok=True)
     try:
-        content = write_private(draft, _pieces(objects, key))
+        content = write_content(draft, _pieces(objects, key))
     except NotFoundError:
         draft.unlink(missing_ok=True)
         return None

@@ -135,8 +135,15 @@ def measured(path: Path) -> Content:
     return Content(size=size, sha256=digest.hexdigest())
 
 
-def write_private(path: Path, pieces: Iterator[bytes]) -> Content:
-    """Write a new file (0600) durably; returns what it holds."""
+def write_content(path: Path, pieces: Iterator[bytes]) -> Content:
+    """Write a new file that only its owner reads (0600), durably.
+
+    Returns:
+        size and hash of what it holds.
+
+    Raises:
+        FileExistsError: the file is there.
+    """
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -147,12 +154,3 @@ def write_private(path: Path, pieces: Iterator[bytes]) -> Content:
         file.flush()
         os.fsync(file.fileno())
     return Content(size=size, sha256=digest.hexdigest())
-
-
-def sync_folder(path: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloud_hub.backup import database
-from cloud_hub.backup.manifest import CONFIG, OBJECTS, Content, sync_folder
+from cloud_hub.backup.manifest import CONFIG, OBJECTS, Content
 from cloud_hub.config import HubConfig
 from cloud_hub.ports import Objects
+from fleet.durable import sync
 
 
 def put(objects: Objects, key: str, content: Content, folder: Path) -> None:
@@ -46,7 +47,7 @@ def place_database(file: Path, config: HubConfig) -> None:
             os.fsync(copy.fileno())
         file = draft
     file.replace(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def place_keys(stage: Path, config: HubConfig) -> None:
@@ -56,7 +57,7 @@ def place_keys(stage: Path, config: HubConfig) -> None:
     if config.keys_dir.exists():
         config.keys_dir.rename(config.keys_dir.with_name(f"keys.replaced-{secrets.token_hex(4)}"))
     stage.rename(config.keys_dir)
-    sync_folder(config.directory)
+    sync(config.directory)
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def closed(directory: Path) -> Iterator[None]:
     path, aside = directory / CONFIG, directory / f"{CONFIG}.before"
     if path.exists():
         path.replace(aside)
-        sync_folder(directory)
+        sync(directory)
     try:
         yield
     except BaseException:

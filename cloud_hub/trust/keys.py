@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from fleet.durable import sync
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import CommandKeys, Signed
 
@@ -90,11 +91,7 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def save_key(path: Path, key: Ed25519PrivateKey, passphrase: bytes | None, *, replace: bool = False) -> None:

@@ -8,6 +8,8 @@ import re
 import secrets
 from pathlib import Path
 
+from fleet.durable import sync
+
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 
 
@@ -24,7 +26,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sweep_drafts(*folders: Path, spare: str = "") -> None:
@@ -47,13 +49,4 @@ def make_folder(path: Path, *, mode: int = 0o750) -> None:
         folder.mkdir(mode=mode, exist_ok=True)
     for folder in dict.fromkeys((path.parent, path.parent.parent, *(folder.parent for folder in new))):
         with contextlib.suppress(PermissionError):  # one that others made, and keep for themselves
-            sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(folder)

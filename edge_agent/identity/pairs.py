@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from edge_agent.host.durable import sync_folder
+from fleet.durable import sync
 
 KEY, CERTIFICATE = "device.key", "device.crt"
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
@@ -35,9 +35,9 @@ def promote(folder: Path) -> None:
 def discard_next(folder: Path) -> None:
     """Forget a pair that the hub does not take; the certificate first, since alone it would mean something else."""
     (folder / NEXT_CERTIFICATE).unlink(missing_ok=True)
-    sync_folder(folder)  # else a power cut may keep the certificate and lose the key
+    sync(folder)  # else a power cut may keep the certificate and lose the key
     (folder / NEXT_KEY).unlink(missing_ok=True)
-    sync_folder(folder)
+    sync(folder)
 
 
 def candidates(folder: Path) -> tuple[str, ...]:
@@ -50,4 +50,4 @@ def candidates(folder: Path) -> tuple[str, ...]:
 def _rename(folder: Path, old: str, new: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process of this agent was faster
         (folder / old).replace(folder / new)
-        sync_folder(folder)
+        sync(folder)

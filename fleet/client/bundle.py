@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from fleet.durable import sync
 from fleet.errors import ConflictError, FailedError, NotFoundError
 from fleet.protocol import bundle
 from fleet.protocol.channel import Channel, decode_channel
@@ -254,14 +255,11 @@ def _move_in(draft: Path, out: Path) -> None:
 
 def _sync(folder: Path) -> None:
     """Make names in `folder` durable: a stick is pulled when the command has ended."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        sync(folder)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system that promises nothing about folders
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _signed(data: bytes, name: str) -> dict[str, Any]:

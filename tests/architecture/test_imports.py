@@ -19,6 +19,7 @@ PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
 ALLOWED = {
     "fleet.console": set(),
     "fleet.mqtt": set(),
+    "fleet.durable": set(),
     "fleet.protocol": set(),
     "fleet.runtimes": {"fleet.protocol"},
     "fleet.tasks": {"fleet.protocol"},
@@ -28,6 +29,7 @@ ALLOWED = {
     "fleet.rpc": {"fleet.protocol", "fleet.serving", "fleet.tracing"},
     "edge_agent": {
         "fleet.console",
+        "fleet.durable",
         "fleet.mqtt",
         "fleet.protocol",
         "fleet.rpc",
@@ -41,6 +43,7 @@ ALLOWED = {
     "cloud_hub": {
         "fleet.api",
         "fleet.console",
+        "fleet.durable",
         "fleet.mqtt",
         "fleet.protocol",
         "fleet.rpc",
@@ -52,7 +55,7 @@ ALLOWED = {
         "model_compiler",
     },
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
-    "fleet": {"fleet.api", "fleet.protocol"},
+    "fleet": {"fleet.api", "fleet.durable", "fleet.protocol"},
     "fleet.demo": {"fleet", "fleet.api", "fleet.protocol"},
     "fleet.cli": {
         "fleet",

@@ -137,7 +137,7 @@ def test_unknown_url() -> None:
 def test_every_folder_that_a_key_made_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, synced = LocalObjects(tmp_path / "objects"), set[Path]()
     store.put("async/1/request", b"x")
-    monkeypatch.setattr(module, "_fsync", synced.add)
+    monkeypatch.setattr(module, "sync", synced.add)
     store.put("async/2/request", b"x")
     names = ("", "async", "async/2", "async/2/request")
     assert synced == {tmp_path / "objects" / name for name in names}
@@ -159,7 +159,7 @@ def test_a_folder_inside_another_goes_with_its_last_object(tmp_path: Path) -> No
 def test_whoever_puts_an_object_where_another_is_deleted_has_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_fsync", lambda path: None)
+    monkeypatch.setattr(module, "sync", lambda path: None)
     store = LocalObjects(tmp_path / "objects")
 
     def turn(name: str) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
-from edge_agent.host.durable import sync_folder, write_durably
+from edge_agent.host.durable import write_durably
 from edge_agent.ports import InstalledRelease, read_blob
 from edge_agent.update.rules.model_state import HeldRelease
+from fleet.durable import sync
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest
@@ -178,7 +179,7 @@ class Store:
             part.chmod(0o440)
             part.replace(final)
             named = True
-            sync_folder(self.blobs)
+            sync(self.blobs)
         except FileNotFoundError as error:
             raise CorruptBlobError(
                 f"the download of blob {blob.sha256[:12]} is gone", subject=blob.sha256, hint="it is fetched again"

@@ -23,10 +23,11 @@ from tuf.ngclient import FetcherInterface, Updater
 from edge_agent.errors import AgentError, ConflictError, FetchError, OlderMetadataError, TrustError
 from edge_agent.host.clock import EPOCH
 from edge_agent.host.clock import TimeFloor as TimeFloor
-from edge_agent.host.durable import sweep_drafts, sync_folder, write_durably
+from edge_agent.host.durable import sweep_drafts, write_durably
 from edge_agent.ports import HubStreams
 from edge_agent.update.download.throttle import DownloadPace, paced
 from edge_agent.update.rules import hints
+from fleet.durable import sync
 from fleet.protocol.blob import Blob
 
 TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts at most; the hub refuses to be told more
@@ -56,7 +57,7 @@ class HardenedUpdater(Updater):
         draft.unlink(missing_ok=True)
         draft.symlink_to(Path("root_history") / f"{self._trusted_set.root.version}.root.json")
         draft.replace(link)
-        sync_folder(link.parent)
+        sync(link.parent)
 
     def download_target(
         self, targetinfo: TargetFile, filepath: str | None = None, target_base_url: str | None = None
@@ -68,7 +69,7 @@ class HardenedUpdater(Updater):
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(final)
-        sync_folder(final.parent)
+        sync(final.parent)
         return str(final)
 
     def keep_target(self, targetinfo: TargetFile, data: bytes) -> str:

@@ -169,7 +169,7 @@ def test_what_fails_leaves_nothing(filled: HubFixture, tmp_path: Path, monkeypat
         raise UnreachableError("the disk is gone")
 
     steps: list[tuple[Any, str]] = [
-        (database, "copy_out"), (make, "copy_objects"), (sealed, "seal"), (make, "encode"), (make, "sync_folder"),
+        (database, "copy_out"), (make, "copy_objects"), (sealed, "seal"), (make, "encode"), (make, "sync"),
     ]  # fmt: skip
     for module, name in steps:
         with monkeypatch.context() as patch, pytest.raises(UnreachableError):
