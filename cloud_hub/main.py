@@ -105,7 +105,7 @@ def serve(
     With --roles infer it owns nothing: any number of them may run beside the hub, each on its own --port.
     """
     from cloud_hub.config import HubConfig
-    from cloud_hub.opening.lock import only_one
+    from cloud_hub.opening.lock import hub_lock
     from cloud_hub.opening.start import check_safe, run_inference, run_server
 
     if roles not in ("all", "infer"):
@@ -118,7 +118,7 @@ def serve(
     if roles == "infer":
         run_inference(config, log_level, typer.echo)
         return
-    with only_one(config.directory, "serve"):
+    with hub_lock(config.directory, "serve"):
         run_server(config, log_level, typer.echo)
 
 
@@ -173,12 +173,12 @@ def rotate(
     """Replace one key of a hub that is stopped: one that runs would go on signing with the old one, in vain."""
     from cloud_hub.config import HubConfig
     from cloud_hub.opening.bootstrap import open_publisher
-    from cloud_hub.opening.lock import only_one
+    from cloud_hub.opening.lock import hub_lock
     from cloud_hub.store.words import spoken
     from cloud_hub.trust import ceremony
 
     config = HubConfig.load(directory)
-    with only_one(config.directory, "keys rotate"), spoken():
+    with hub_lock(config.directory, "keys rotate"), spoken():
         transactions = open_publisher(config).transactions
         key_id = ceremony.rotate(transactions, key, config.keys_dir, offline_keys, _passphrase(passphrase_file))
     text = f"key {key} is now {key_id}; start `cloud-hub serve` again, and every worker"

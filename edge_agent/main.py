@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
-from edge_agent.host.lock import is_running, only_one
+from edge_agent.host.lock import agent_lock, is_running
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
@@ -32,7 +32,7 @@ def run_agent(config: AgentConfig, redact: str) -> int:
     from edge_agent.host import memory
 
     faulthandler.enable(2)  # a model may end the process by a signal: the log then says where
-    with only_one(config.dir):
+    with agent_lock(config.dir):
         memory.begin()
         from edge_agent.agent import Agent
 
@@ -47,7 +47,7 @@ def install_bundle(config: AgentConfig, folder: Path) -> InstallResult:
 
     if is_running(config.dir):
         return ask(config.dir, folder)
-    with only_one(config.dir):
+    with agent_lock(config.dir):
         return asyncio.run(Agent(config).install(folder))
 
 

@@ -30,7 +30,7 @@ from cloud_hub.journal import Journal, position
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.bootstrap import offline_keys_inside, open_hub
 from cloud_hub.opening.cleanup import all_or_nothing
-from cloud_hub.opening.lock import only_one
+from cloud_hub.opening.lock import hub_lock
 from cloud_hub.opening.replaying import Replayed, replay
 from cloud_hub.rollouts.engine import read_or_name, store
 from cloud_hub.store.tables import AsyncRequest, AuditEntry, Device, OutboxCommand, RolloutRow, Token
@@ -98,7 +98,7 @@ def restore(
     if not replace and any((directory / name).exists() for name in (CONFIG, "keys", "hub.db")):
         hint = "give an empty directory, or say --replace to lose what it holds now"
         raise ConflictError(f"{directory} holds a hub already", subject=str(directory), hint=hint)
-    with all_or_nothing(directory, keep=ASIDE), only_one(directory, "restore"), placing.staging(directory) as stage:
+    with all_or_nothing(directory, keep=ASIDE), hub_lock(directory, "restore"), placing.staging(directory) as stage:
         config, text = checking.configuration(folder, directory, chosen)
         database.check_unused(config.database_url, replace=replace)
         objects = open_objects(config.objects_url)

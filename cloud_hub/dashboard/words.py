@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from fleet.api.durations import time_span
+
 LONGEST = 120  # characters of a value in a line
 SAFE = (0.0, 253_402_300_799.0)  # Unix seconds that a calendar can say
 
@@ -14,16 +16,8 @@ def ago(at: float | None, now: float) -> str:
     """`12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`; `in 3 min` of what is to come."""
     if at is None:
         return "never"
-    told = span(abs(now - at))
+    told = time_span(abs(now - at))
     return f"{told} ago" if at <= now else f"in {told}"
-
-
-def span(seconds: float) -> str:
-    """`12 s`, `3 min`, `5 h`, `2 d`."""
-    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
 
 
 def counted(number: int, noun: str) -> str:
@@ -92,5 +86,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "moment": moment,
     "number": number,
     "sentence": sentence,
-    "span": span,
+    "span": time_span,
 }

@@ -53,7 +53,7 @@ def judge(
     error = outcome.error or f"it answered {outcome.status}"
     if outcome.status == GONE:
         return DeliveryState("dead", now, f"{error}: it wants no more")
-    next_at = now + max(pause_s(tries, chance), min(outcome.retry_after_s, LONGEST_WAIT_S))
+    next_at = now + max(retry_pause_s(tries, chance), min(outcome.retry_after_s, LONGEST_WAIT_S))
     if tries >= most:
         return DeliveryState("dead", now, f"{error}; given up after {tries} tries")
     if next_at > expires_at:
@@ -61,6 +61,6 @@ def judge(
     return DeliveryState("waiting", next_at, error)
 
 
-def pause_s(tries: int, chance: float) -> float:
+def retry_pause_s(tries: int, chance: float) -> float:
     """Seconds to wait after the try with this number, from 1 on; `chance` is evenly drawn from 0 to 1."""
     return PAUSES_S[min(tries, len(PAUSES_S)) - 1] * (1 + JITTER * (2 * chance - 1))

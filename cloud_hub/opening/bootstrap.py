@@ -26,7 +26,7 @@ from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.cleanup import all_or_nothing, emptied_again
 from cloud_hub.opening.keyless import NoAuthority, NoCommandKey
-from cloud_hub.opening.lock import only_one
+from cloud_hub.opening.lock import hub_lock
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import behind, strange, upgrade
@@ -61,7 +61,7 @@ def initialise(config: HubConfig, offline: Path, passphrase: bytes, *, clock: Cl
         check_hostname(name)
     check_offline(config.directory, offline)
     _check_unused(config, offline)
-    with all_or_nothing(config.directory, offline), only_one(config.directory, "init"):
+    with all_or_nothing(config.directory, offline), hub_lock(config.directory, "init"):
         return _make(config, offline, passphrase, clock)
 
 

@@ -28,7 +28,7 @@ class Owner(Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def only_one(directory: Path, command: str) -> Iterator[None]:
+def hub_lock(directory: Path, command: str) -> Iterator[None]:
     """Hold the lock of the hub in `directory` for `cloud-hub COMMAND`.
 
     Raises:

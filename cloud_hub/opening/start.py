@@ -99,7 +99,7 @@ def warnings(addresses: Addresses) -> list[str]:
 
 
 def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) -> None:
-    """Migrate, open the hub and serve until SIGTERM or SIGINT. Whoever calls owns the directory (`lock.only_one`).
+    """Migrate, open the hub and serve until SIGTERM or SIGINT. Whoever calls owns the directory (`lock.hub_lock`).
 
     Raises:
         HubError: it cannot start; the message says why.

@@ -17,7 +17,7 @@ TRIES, PAUSE_S = 4, 0.05
 
 
 @contextlib.contextmanager
-def only_one(directory: Path) -> Iterator[None]:
+def agent_lock(directory: Path) -> Iterator[None]:
     """Hold the lock of `directory`.
 
     Raises:

@@ -27,7 +27,7 @@ from edge_agent.errors import (
 from edge_agent.host.clock import FILE as FLOOR
 from edge_agent.host.clock import TimeFloor
 from edge_agent.host.durable import make_folder, write_durably
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
 from fleet.protocol.codec import decode_json, encode_json
@@ -99,7 +99,7 @@ def enroll(
     claim, base = parse_claim(token), _checked(url)
     identity = directory / "identity"
     make_folder(identity)
-    with only_one(directory):  # of two at once, one would keep the certificate of the other's key
+    with agent_lock(directory):  # of two at once, one would keep the certificate of the other's key
         _refuse_other_hub(identity, base)
         bundle = _trust(base)
         if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):

@@ -35,7 +35,7 @@ def ended(before: Unsteady, lasted_s: float, *, twice: bool) -> Unsteady:
     return Unsteady(before.ended_soon + 1)
 
 
-def pause_s(unsteady: Unsteady, chance: float, *, twice: bool) -> float:
+def reconnect_pause_s(unsteady: Unsteady, chance: float, *, twice: bool) -> float:
     """Return the seconds until the next attempt, 0 for as usual; `chance` is from 0 to 1."""
     beyond = unsteady.ended_soon - FREE
     if beyond <= 0:
@@ -72,6 +72,6 @@ class Reconnecting:
             return None
         now, twice = self._now(), self._twice()
         self.unsteady = ended(self.unsteady, now - self._since, twice=twice)
-        pause = pause_s(self.unsteady, self._rng(), twice=twice)
+        pause = reconnect_pause_s(self.unsteady, self._rng(), twice=twice)
         self._since, self.until = None, now + pause
         return pause

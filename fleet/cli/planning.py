@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleet.api.durations import planned_span
 from fleet.cli.output import Column, note, print_document, print_items, print_json
 from fleet.cli.scheduling import schedule_of
 from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
@@ -42,7 +43,7 @@ STAGE_COLUMNS: list[Column] = [
     ("devices", "devices"),
     ("control", "control"),
     ("distinct inputs", "pairs"),
-    ("takes", lambda stage: duration(stage.seconds)),
+    ("takes", lambda stage: planned_span(stage.seconds)),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
 NumberArgument = Annotated[int, typer.Argument(help="The release to roll out.")]
@@ -132,16 +133,6 @@ def guard_of(text: str) -> dict[str, object]:
         return msgspec.json.decode(text, type=dict[str, object]) if text else {}
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"--guard is not a JSON object: {error}") from None
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit that reads best."""
-    if seconds is None:
-        return "unknown"
-    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _asked(
@@ -293,11 +284,11 @@ def _print(found: Forecast) -> None:
         ("healthy means", found.goal),
         (found.unit, pairs + (power if found.pairs else "")),
         ("traffic", _traffic(found)),
-        ("takes", duration(found.seconds)),
+        ("takes", planned_span(found.seconds)),
     ]
     lines += [] if found.timetable is None else _times(found.timetable)
     if (shadow := found.shadow) is not None:
-        lasts = f" and {duration(shadow.seconds)}" if shadow.seconds else ""
+        lasts = f" and {planned_span(shadow.seconds)}" if shadow.seconds else ""
         least = f"; at least {shadow.inputs} distinct inputs{lasts}"
         each = f"{shadow.devices} devices, {100 * shadow.cpu_share:g} % of a core each"
         lines.append(("shadow stage", f"{shadow.goal}{least}; {each}"))
@@ -317,7 +308,7 @@ def _times(table: Timetable) -> list[tuple[str, str]]:
     ordering = sum(stage.ordered_at - stage.begins_at for stage in table.stages)
     return [
         ("begins", table.begins),
-        ("orders its devices in", duration(ordering) if table.ends_at is not None else "more than ten years"),
+        ("orders its devices in", planned_span(ordering) if table.ends_at is not None else "more than ten years"),
         ("ends at the earliest", table.ends or "never"),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fleet.api.durations import time_span
 from fleet.cli.output import harmless, moment
 
 if TYPE_CHECKING:
@@ -88,17 +89,9 @@ def _evidence(found: RolloutInfo) -> list[tuple[str, str]]:
         told.append(("net loss", f"{loss:.3g} % of {paired.pairs} pairs on {paired.devices} devices; {most}"))
     left = found.remaining
     if left is not None and left.missing:
-        when = "nothing tells when" if left.seconds is None else f"about {span(left.seconds)}"
+        when = "nothing tells when" if left.seconds is None else f"about {time_span(left.seconds)}"
         told.append(("to a verdict", f"{left.missing} more pairs at {left.per_hour:.3g} per hour: {when}"))
     return told
-
-
-def span(seconds: float) -> str:
-    """`40 s`, `12 min`, `5 h`, `3 days`."""
-    for unit, name in ((2 * 86_400, "days"), (2 * 3600, "h"), (120, "min")):
-        if seconds >= unit:
-            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[name]:.0f} {name}"
-    return f"{seconds:.0f} s"
 
 
 def _named(name: str, texts: list[str]) -> list[tuple[str, str]]:

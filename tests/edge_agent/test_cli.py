@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.main import main
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
@@ -52,7 +52,7 @@ def test_selftest_says_what_is_wrong(tested, capsys):
 def running(tmp_path):
     agent = Agent(tmp_path)
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake"), None, None))
-    with serving(**agent.listener) as (address, _), only_one(tmp_path):
+    with serving(**agent.listener) as (address, _), agent_lock(tmp_path):
         (tmp_path / "run.json").write_text(json.dumps({"address": f"http://{address}", "pid": os.getpid()}))
         yield tmp_path
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edge_agent import client, status_lines
 from edge_agent.errors import UnreachableError
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.main import main
 from tests.support.agent_process import enrolled
 from tests.support.server import serving
@@ -36,7 +36,7 @@ def test_a_stranger_at_a_dead_agents_address_is_not_believed(directory: Path, an
     np.save(directory / "x.npy", np.zeros((1, 4), np.float32))
     with serving(Response(answer[1], answer[0])) as (where, _):
         leave(directory, f"http://{where}")
-        lock = only_one(directory)
+        lock = agent_lock(directory)
         if runs:
             lock.__enter__()
         try:
@@ -57,7 +57,7 @@ def test_one_that_starts_is_not_called_stopped(directory: Path, capsys) -> None:
         lambda: (directory / "run.json").write_text("{"),
     ):
         prepare()
-        with only_one(directory):
+        with agent_lock(directory):
             assert main(["status", "--dir", str(directory)]) == 0
         assert capsys.readouterr().out.startswith(
             f"agent running and does not answer (yet); this is what its files say in {directory}\n"
@@ -68,7 +68,7 @@ def test_one_that_starts_is_not_called_stopped(directory: Path, capsys) -> None:
 
 def test_the_agent_itself_is_believed(directory: Path) -> None:
     body = json.dumps({"pid": os.getpid(), "models": {}}).encode()
-    with serving(Response(body)) as (where, _), only_one(directory):
+    with serving(Response(body)) as (where, _), agent_lock(directory):
         leave(directory, f"http://{where}", os.getpid())
         document = client.status(directory)
     assert (document["running"], document["source"]) == (True, "agent")

@@ -19,7 +19,7 @@ import pytest
 from edge_agent import client
 from edge_agent.errors import ConflictError, NotFoundError
 from edge_agent.host.announcement import announce, announce_later
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.main import main
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.rules.model_state import ModelState
@@ -121,5 +121,5 @@ def test_a_folder_in_which_no_agent_ever_ran_is_locked_also_where_nothing_can_be
         return opened(path, flags, *more)
 
     monkeypatch.setattr(os, "open", read_only)
-    with only_one(tmp_path), pytest.raises(ConflictError), only_one(tmp_path):
+    with agent_lock(tmp_path), pytest.raises(ConflictError), agent_lock(tmp_path):
         pass

@@ -28,6 +28,7 @@ from cloud_hub.dashboard.acts.forms import (
 from cloud_hub.errors import ConflictError
 from cloud_hub.rollouts import orders
 from cloud_hub.trust import channels, models
+from fleet.api.durations import planned_span
 from fleet.api.rollouts import NewRollout, RolloutForecast
 from fleet.rollouts.forecast import Forecast
 
@@ -168,7 +169,7 @@ def _planned(asked: ActRequest, found: RolloutForecast, mark: str) -> Form:
             f"{one.devices:,}",
             f"{one.control:,}",
             f"{one.pairs:,}",
-            lasting(one.seconds),
+            planned_span(one.seconds),
         ]
         for one in ahead.stages
     ]
@@ -199,19 +200,9 @@ def _lines(found: RolloutForecast) -> list[list[str]]:
         ["moves", f"{found.model} {found.from_release} → {found.release} on {found.channel}"],
         ["devices", f"{scope.free:,} of {scope.total:,}" + (f" ({', '.join(left)})" if left else "")],
         ["healthy means", ahead.goal],
-        ["takes", lasting(ahead.seconds)],
+        ["takes", planned_span(ahead.seconds)],
         *(["evidence", line] for line in ahead.evidence),
     ]
     if ahead.timetable is not None:
         lines += [["begins", ahead.timetable.begins], ["ends at the earliest", ahead.timetable.ends or "never"]]
     return lines
-
-
-def lasting(seconds: float | None) -> str:
-    """Seconds in the unit that reads best."""
-    if seconds is None:
-        return "unknown"
-    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

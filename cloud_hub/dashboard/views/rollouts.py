@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud_hub.dashboard.words import span
+from fleet.api.durations import time_span
 from fleet.api.rollouts import RolloutInfo
 from fleet.rollouts.machine import ENDED
 
@@ -49,4 +49,4 @@ def verdict_in(rollout: RolloutInfo) -> str:
     if not left.missing:
         return "what it takes is here"
     pace = f"{left.missing:,} of {left.needed:,} distinct inputs are missing, {left.per_hour:,.0f} come per hour"
-    return pace if left.seconds is None else f"in about {span(left.seconds)}: {pace}"
+    return pace if left.seconds is None else f"in about {time_span(left.seconds)}: {pace}"

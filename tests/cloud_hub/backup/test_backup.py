@@ -20,7 +20,7 @@ from cloud_hub.events.kinds import Event
 from cloud_hub.events.outbox import find, record, unspread
 from cloud_hub.objects import LocalObjects, open_objects
 from cloud_hub.opening.bootstrap import open_hub
-from cloud_hub.opening.lock import only_one
+from cloud_hub.opening.lock import hub_lock
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.tables import AuditEntry, Device, OutboxCommand, Setting
 from tests.cloud_hub.backup.conftest import device, fill, tree
@@ -235,7 +235,7 @@ def test_a_newer_version_is_refused_by_its_name(
 
 
 def _locked(hub: HubFixture) -> Any:
-    return only_one(hub.hub.config.directory, "serve")
+    return hub_lock(hub.hub.config.directory, "serve")
 
 
 def _opened(hub: HubFixture) -> Any:

@@ -22,7 +22,7 @@ from cloud_hub.identity.own import valid_for
 from cloud_hub.objects import LocalObjects
 from cloud_hub.opening import bootstrap
 from cloud_hub.opening.bootstrap import initialise
-from cloud_hub.opening.lock import only_one
+from cloud_hub.opening.lock import hub_lock
 from tests.support.hub import PASSPHRASE, make_hub
 
 
@@ -178,6 +178,6 @@ def test_an_object_store_that_another_hub_uses_is_refused_and_stays_as_it_is(tmp
 
 def test_a_directory_that_somebody_owns_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
-    with only_one(tmp_path / "hub", "init"), pytest.raises(ConflictError, match=rf"process {os.getpid()} .*init"):
+    with hub_lock(tmp_path / "hub", "init"), pytest.raises(ConflictError, match=rf"process {os.getpid()} .*init"):
         initialise(HubConfig.build(tmp_path / "hub", {}), tmp_path / "off", PASSPHRASE)
     assert entries(tmp_path) == ["hub", "hub/hub.lock"]

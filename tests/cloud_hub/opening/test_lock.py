@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cloud_hub.errors import ConflictError
-from cloud_hub.opening.lock import NAME, only_one
+from cloud_hub.opening.lock import NAME, hub_lock
 
 HOLD = """
 import sys, pathlib
-from cloud_hub.opening.lock import only_one
-with only_one(pathlib.Path(sys.argv[1]), "serve"):
+from cloud_hub.opening.lock import hub_lock
+with hub_lock(pathlib.Path(sys.argv[1]), "serve"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -29,18 +29,18 @@ def test_the_second_is_told_who_has_it_until_that_one_is_gone(tmp_path: Path) ->
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     with (
         pytest.raises(ConflictError, match=rf"process {holder.pid} \(cloud-hub serve\)") as caught,
-        only_one(tmp_path, "init"),
+        hub_lock(tmp_path, "init"),
     ):
         pass
     assert caught.value.exit_code == 5 and str(holder.pid).encode() in (tmp_path / NAME).read_bytes()
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    with only_one(tmp_path, "serve"):
+    with hub_lock(tmp_path, "serve"):
         assert str(os.getpid()).encode() in (tmp_path / NAME).read_bytes()
 
 
 def test_one_that_has_not_said_who_it_is_yet(tmp_path: Path) -> None:
-    with only_one(tmp_path, "serve"):
+    with hub_lock(tmp_path, "serve"):
         (tmp_path / NAME).write_bytes(b"")
-        with pytest.raises(ConflictError, match="another process"), only_one(tmp_path, "serve"):
+        with pytest.raises(ConflictError, match="another process"), hub_lock(tmp_path, "serve"):
             pass

@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import ConflictError
 from edge_agent.host import lock
-from edge_agent.host.lock import is_running, only_one
+from edge_agent.host.lock import agent_lock, is_running
 
 
 def test_to_look_writes_nothing(tmp_path: Path) -> None:
@@ -24,9 +24,9 @@ def test_to_look_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_agent_is_seen_and_a_second_one_refused(tmp_path: Path) -> None:
-    with only_one(tmp_path):
+    with agent_lock(tmp_path):
         assert is_running(tmp_path) is True
-        with pytest.raises(ConflictError) as caught, only_one(tmp_path):
+        with pytest.raises(ConflictError) as caught, agent_lock(tmp_path):
             pass
         assert "edge-agent status" in caught.value.hint
     assert is_running(tmp_path) is False
@@ -37,5 +37,5 @@ def test_who_looks_in_that_moment_keeps_no_agent_from_starting(tmp_path: Path, m
     looker = os.open(tmp_path / lock.NAME, os.O_RDONLY)
     fcntl.flock(looker, fcntl.LOCK_SH)
     monkeypatch.setattr(lock, "sleep", lambda seconds: os.close(looker))
-    with only_one(tmp_path):
+    with agent_lock(tmp_path):
         pass

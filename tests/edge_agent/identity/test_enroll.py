@@ -15,7 +15,7 @@ import pytest
 from edge_agent.config import load
 from edge_agent.errors import AgentError, ConflictError, IdentityError, UsageError
 from edge_agent.host.clock import FILE, TimeFloor
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.identity import enroll as module
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
@@ -123,7 +123,7 @@ def test_a_hub_whose_clock_runs_ahead_makes_no_floor_ahead(hub: HubFixture, tmp_
 def test_two_enrolments_or_one_beside_an_agent_do_not_mix(hub: HubFixture, tmp_path: Path) -> None:
     directory = tmp_path / "agent"
     directory.mkdir()
-    with listening(hub) as url, only_one(directory), pytest.raises(ConflictError, match="another agent runs"):
+    with listening(hub) as url, agent_lock(directory), pytest.raises(ConflictError, match="another agent runs"):
         join(url, claim(hub), directory)
     assert list((directory / "identity").iterdir()) == []
 

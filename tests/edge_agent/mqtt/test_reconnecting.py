@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from edge_agent.mqtt.reconnecting import FREE, MOST_S, MOST_TWICE_S, SOON_S, Reconnecting, Unsteady, ended, pause_s
+from edge_agent.mqtt.reconnecting import (
+    FREE,
+    MOST_S,
+    MOST_TWICE_S,
+    SOON_S,
+    Reconnecting,
+    Unsteady,
+    ended,
+    reconnect_pause_s,
+)
 from edge_agent.mqtt.troubles import unsteady
 
 
@@ -15,7 +24,7 @@ def pauses(lasting, *, twice=False, chance=0.5):
     state, found = Unsteady(), []
     for lasted in lasting:
         state = ended(state, lasted, twice=twice)
-        found.append(pause_s(state, chance, twice=twice))
+        found.append(reconnect_pause_s(state, chance, twice=twice))
     return found
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cloud_hub.trust import checks
 from edge_agent import client
-from edge_agent.host.lock import only_one
+from edge_agent.host.lock import agent_lock
 from edge_agent.main import main
 from edge_agent.update.disk.state import read_state
 from edge_agent.update.download.folder import FolderHub
@@ -293,7 +293,7 @@ def test_a_forbidden_release_is_refused(directory, hub, bundle, tmp_path, capsys
 def test_what_is_no_bundle_and_what_is_no_agent_is_said(directory, bundle, tmp_path, capsys) -> None:
     code, outcome = install(tmp_path, directory, capsys)
     assert (code, "try: make one" in outcome["error"]) == (3, True)
-    with only_one(directory):  # the same when an agent runs
+    with agent_lock(directory):  # the same when an agent runs
         assert install(tmp_path, directory, capsys) == (3, outcome)
     assert main(["install", str(bundle("one")), "--dir", str(tmp_path / "nobody")]) == 2
     assert "edge-agent enroll" in capsys.readouterr().err

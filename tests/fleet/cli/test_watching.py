@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fleet.api.rollouts import RolloutEventInfo, RolloutInfo
-from fleet.cli.watching import lines, span
+from fleet.cli.watching import lines
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import CohortHealth, Failures, GuardVerdict
 from fleet.rollouts.machine import Plan, Progress, checked_plan
@@ -77,13 +77,6 @@ def test_a_shadow_stage_shows_its_evidence_and_who_compares_nothing() -> None:
 
 def test_one_that_nothing_is_known_of_yet_has_no_evidence() -> None:
     assert [name for name, _ in lines(rollout(), [])] == ["rollout", "state", "stage"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2 * 86_400, "2 days")]
-)
-def test_spans(seconds: float, text: str) -> None:
-    assert span(seconds) == text
 
 
 class Terminal(io.StringIO):
