@@ -41,7 +41,7 @@ from cloud_hub.store.tables import (
     WindowSum,
 )
 from cloud_hub.store.types import document_text
-from cloud_hub.store.uncounted import count_lost, kept, places
+from cloud_hub.store.uncounted import awaited_windows, count_lost, places
 from cloud_hub.store.windows import settled
 from fleet.protocol.bounds import LARGEST, plain
 from fleet.protocol.durations import DAY_S, HOUR_S
@@ -256,7 +256,7 @@ def _due(hub: Hub, upto: int, even_uncounted: int) -> list[int]:
         for (name, _), place in where.items():
             if place.waits:
                 counted[name] = min(place.last, counted.get(name, LARGEST))
-        gathered = [number for number in kept(where.values()) if number > even_uncounted]
+        gathered = [number for number in awaited_windows(where.values()) if number > even_uncounted]
         known = session.exec(select(Model.name).order_by(col(Model.name))).all()
         model, number = col(WindowRow.model), col(WindowRow.id)
         free = [~bulk.one_of(session, WindowRow.id, gathered)] if gathered else []

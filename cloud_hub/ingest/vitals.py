@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from fleet.protocol.durations import HOUR_S
 from fleet.protocol.vitals import Vitals
@@ -19,28 +18,21 @@ from fleet.protocol.vitals import Vitals
 Number = TypeVar("Number", int, float)
 
 
-class Hour(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class VitalsSum(Vitals, frozen=True, kw_only=True, omit_defaults=True):
     """The vital signs in the heartbeats of one hour, which `begins` at that Unix second; one that none of them told is
     missing.
 
-    `cpu` is the mean busy share, over the `readings` that told it, and `cpu_most` the highest. `memory` and `disk` are
-    bytes in all, as told last; `memory_free` and `disk_free` the fewest that programs could have; `celsius` the
-    hottest.
+    `cpu` is the mean, over the `readings` of heartbeats that told it, and `cpu_most` the highest. `memory` and `disk`
+    are as told last, `memory_free` and `disk_free` the fewest, and `celsius` is the hottest.
     """
 
     begins: int
     heartbeats: int = 0
     readings: int = 0
-    cpu: float | None = None
     cpu_most: float | None = None
-    memory: int | None = None
-    memory_free: int | None = None
-    disk: int | None = None
-    disk_free: int | None = None
-    celsius: float | None = None
 
 
-def add(document: Mapping[str, Any], vitals: Vitals, now: float) -> tuple[Hour, Hour | None]:
+def add(document: Mapping[str, Any], vitals: Vitals, now: float) -> tuple[VitalsSum, VitalsSum | None]:
     """Add a heartbeat to its hour.
 
     One that comes in the hour before the one under way counts in the one under way: a clock that was set back at the
@@ -55,18 +47,18 @@ def add(document: Mapping[str, Any], vitals: Vitals, now: float) -> tuple[Hour, 
         the hour under way, and the one before it if that is over now.
     """
     begins = int(now // HOUR_S) * HOUR_S
-    before = msgspec.convert(document, Hour) if document else None
+    before = msgspec.convert(document, VitalsSum) if document else None
     if before is not None and 0 <= before.begins - begins <= HOUR_S:
         return _added(before, vitals), None
-    return _added(Hour(begins=begins), vitals), before
+    return _added(VitalsSum(begins=begins), vitals), before
 
 
-def _added(hour: Hour, vitals: Vitals) -> Hour:
+def _added(hour: VitalsSum, vitals: Vitals) -> VitalsSum:
     readings, cpu = hour.readings, hour.cpu
     if vitals.cpu is not None:
         readings += 1
         cpu = vitals.cpu if cpu is None else cpu + (vitals.cpu - cpu) / readings
-    return Hour(
+    return VitalsSum(
         begins=hour.begins,
         heartbeats=hour.heartbeats + 1,
         readings=readings,

@@ -286,7 +286,7 @@ class WindowSum(SQLModel, table=True):
 
 
 class VitalsHourRow(SQLModel, table=True):
-    """The vital signs of a device's machine in an hour that is over (fields of `ingest.vitals.Hour`)."""
+    """The vital signs of a device's machine in an hour that is over (`ingest.vitals.VitalsSum`)."""
 
     __tablename__ = "vitals_hour"
     __table_args__ = (Index("ix_vitals_hour_begins", "begins"),)  # those that are kept long enough

@@ -109,7 +109,7 @@ def lost(session: Session) -> dict[str, list[Lost]]:
     return msgspec.json.decode(row.value, type=dict[str, list[Lost]]) if row is not None else {}
 
 
-def kept(found: Iterable[CountingPosition]) -> list[int]:
+def awaited_windows(found: Iterable[CountingPosition]) -> list[int]:
     """The numbers of the windows that are kept for monitors that have passed them."""
     return sorted(number for place in found for number in place.awaited)
 

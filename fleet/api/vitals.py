@@ -12,12 +12,10 @@ HOT_CELSIUS = 85.0  # from 80 to 85 on most boards run slower to stay whole
 STALE_S = 3600.0  # what was told before says nothing of now
 
 
-class DeviceVitals(ResponseModel):
-    """A machine's report of its last heartbeat, which the hub received `at` (Unix seconds); a value that it did not
-    report is null. `cpu` is the busy share of all its cores in [0, 1] since the heartbeat before; memory and disk are
-    bytes, in all and free; `celsius` is its hottest sensor."""
+class MachineFigures(ResponseModel):
+    """The figures of a machine; one that nobody reported is null. `cpu` is the busy share of all its cores in [0, 1];
+    memory and disk are bytes, in all and free; `celsius` is its hottest sensor."""
 
-    at: float
     cpu: float | None = None
     memory: int | None = None
     memory_free: int | None = None
@@ -26,24 +24,24 @@ class DeviceVitals(ResponseModel):
     celsius: float | None = None
 
 
-class VitalsHour(ResponseModel):
+class DeviceVitals(MachineFigures):
+    """A machine's report of its last heartbeat, which the hub received `at` (Unix seconds); `cpu` is of the time since
+    the heartbeat before."""
+
+    at: float
+
+
+class VitalsHour(MachineFigures):
     """The vital signs of a machine in one hour, by its heartbeats; the hour `begins` at that Unix second, by the hub's
     clock.
 
-    `cpu` is the mean busy share of all its cores in [0, 1], `cpu_most` the highest; `memory_free` and `disk_free` are
-    the fewest bytes that programs could have, of `memory` and `disk` in all; `celsius` is the hottest. A value that no
-    heartbeat told is null.
+    `cpu` is the mean, `cpu_most` the highest; `memory_free` and `disk_free` are the fewest bytes that programs could
+    have; `celsius` is the hottest. A value that no heartbeat told is null.
     """
 
     begins: int
     heartbeats: int
-    cpu: float | None = None
     cpu_most: float | None = None
-    memory: int | None = None
-    memory_free: int | None = None
-    disk: int | None = None
-    disk_free: int | None = None
-    celsius: float | None = None
 
 
 class VitalsPage(Page[VitalsHour]):

@@ -30,7 +30,7 @@ def harm_gains(only_old: Counts, only_new: Counts, *, reserve: float = RESERVE) 
     Returns:
         (…, devices, stakes) logarithms, none below that of the reserve.
     """
-    return kept(_per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES)), reserve)
+    return with_reserve(_per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES)), reserve)
 
 
 def health_gains(
@@ -47,7 +47,7 @@ def health_gains(
         (…, devices, stakes) logarithms, none below that of the reserve.
     """
     stakes = STAKES / (1.0 - margin)
-    return kept(
+    return with_reserve(
         _per_stake(only_old, np.log1p(stakes * (margin - 1.0)))
         + _per_stake(only_new, np.log1p(stakes * (margin + 1.0)))
         + _per_stake(same, np.log1p(stakes * margin)),
@@ -67,7 +67,7 @@ def excess_gains(differ: Counts, same: Counts, margin: float, *, reserve: float 
         (…, devices, stakes) logarithms, none below that of the reserve.
     """
     gains = _per_stake(differ, np.log1p(STAKES * (1.0 / margin - 1.0))) + _per_stake(same, np.log1p(-STAKES))
-    return kept(gains, reserve)
+    return with_reserve(gains, reserve)
 
 
 class Bets(NamedTuple):
@@ -113,7 +113,7 @@ def _per_stake(counts: Counts, gain: Floats) -> Floats:
     return product
 
 
-def kept(gains: Floats, reserve: float = RESERVE) -> Floats:
+def with_reserve(gains: Floats, reserve: float = RESERVE) -> Floats:
     """Logarithms of what a device gains where its reserve is never bet."""
     if not reserve:
         return gains

@@ -55,7 +55,7 @@ class SharedInputs(Struct, frozen=True, kw_only=True):
         return self.settled + self.disputed
 
 
-def kept(claims: Mapping[str, str], device: str, outcome: str) -> bool:
+def is_kept(claims: Mapping[str, str], device: str, outcome: str) -> bool:
     """Tell whether a claim is kept beside those of an input (outcomes by device): the first of a device counts."""
     return device not in claims and sum(claimed == outcome for claimed in claims.values()) < KEPT
 
@@ -113,7 +113,7 @@ class Claims:
             before = self._known.get(key)
             new += before is None
             # An input without claims was counted before they were kept.
-            if before == {} or not kept(before or {}, device, outcomes[key]):
+            if before == {} or not is_kept(before or {}, device, outcomes[key]):
                 continue
             after = {**(before or {}), device: outcomes[key]}
             self._effects.update(effects(key, after))

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct, structs
 
-from fleet.rollouts.bets import RESERVE, STAKES, Bets, Counts, Floats, harm_gains, health_gains, kept
+from fleet.rollouts.bets import RESERVE, STAKES, Bets, Counts, Floats, harm_gains, health_gains, with_reserve
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.pairs import Counted, Pairs, counted
 
@@ -87,7 +87,7 @@ def _health(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> 
     stakes = STAKES / (1.0 - margin)
     # Some of the largest stakes are lost at once by the opposite of a pair that only the new release gets right.
     lost = np.log(np.maximum(1.0 - stakes * (1.0 + margin), 1e-300))
-    opposite = kept(
+    opposite = with_reserve(
         np.multiply.outer(only_old, np.log1p(STAKES))
         + np.multiply.outer(only_new, lost)
         + np.multiply.outer(same, np.log1p(-stakes * margin))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.rollouts.claims import KEPT, OUTCOMES, SHARED, Claims, SharedInputs, effects, kept
+from fleet.rollouts.claims import KEPT, OUTCOMES, SHARED, Claims, SharedInputs, effects, is_kept
 from fleet.rollouts.evidence import paired
 from fleet.rollouts.pairs import Pairs
 from tests.support.claiming import Cohort
@@ -145,7 +145,7 @@ def test_two_honest_devices_settle_an_input_whatever_one_other_says_and_whenever
     speakers = [("enemy", lie) for lie in noise] + [(f"d{number}", truth) for number in range(honest)]
     told: dict[str, str] = {}
     for device, outcome in speakers[::-1] if len(noise) % 2 else speakers:
-        told |= {device: outcome} if kept(told, device, outcome) else {}
+        told |= {device: outcome} if is_kept(told, device, outcome) else {}
         shared = {which for whose, which in effects(5, told) if whose == SHARED}
         if "disputed" in shared and any(device != "enemy" for device in told):
             assert truth != "only_old" or "maybe_old" in shared, "it counts as lost where health is to be shown"
