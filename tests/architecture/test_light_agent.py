@@ -15,9 +15,22 @@ from tests.support.agent_process import enrolled, running
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
-    "fastapi", "pydantic", "sqlmodel", "sqlalchemy", "alembic", "torch", "onnx", "onnxruntime", "typer", "rich",
-    "duckdb", "obstore", "sklearn", "scipy", "pandas",
-}  # fmt: skip
+    "fastapi",
+    "pydantic",
+    "sqlmodel",
+    "sqlalchemy",
+    "alembic",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "typer",
+    "rich",
+    "duckdb",
+    "obstore",
+    "sklearn",
+    "scipy",
+    "pandas",
+}
 OURS = {"cloud_hub", "model_compiler"}
 
 
@@ -63,8 +76,14 @@ def test_a_started_agent_has_neither_tuf_nor_cryptography(tmp_path: Path) -> Non
 
 
 def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
-    found = pulled_in("edge_agent.main", "edge_agent.agent", "edge_agent.identity.http", "edge_agent.update.updater",
-                      *modules_of("edge_agent.telemetry"), *modules_of("edge_agent.mqtt"))  # fmt: skip
+    found = pulled_in(
+        "edge_agent.main",
+        "edge_agent.agent",
+        "edge_agent.identity.http",
+        "edge_agent.update.updater",
+        *modules_of("edge_agent.telemetry"),
+        *modules_of("edge_agent.mqtt"),
+    )
     assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
 

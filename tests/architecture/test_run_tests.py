@@ -45,9 +45,14 @@ def run(python: Path, alone: object, fault: object, rest: object, size: str = ""
     said = python / "said"
     said.unlink(missing_ok=True)
     environment = {
-        "PATH": f"{python}:{os.environ['PATH']}", "SAID": str(said), "TMPDIR": str(python), "EDGELOOP_SIZE": size,
-        "ALONE": str(alone), "FAULT": str(fault), "REST": str(rest),
-    }  # fmt: skip
+        "PATH": f"{python}:{os.environ['PATH']}",
+        "SAID": str(said),
+        "TMPDIR": str(python),
+        "EDGELOOP_SIZE": size,
+        "ALONE": str(alone),
+        "FAULT": str(fault),
+        "REST": str(rest),
+    }
     command = [ROOT / "scripts" / "run-tests", "tests"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 

@@ -61,11 +61,17 @@ def test_an_address_of_this_machine_is_bound_connected_to_and_told() -> None:
 def test_every_one_of_them_can_be_set() -> None:
     found = addresses(
         {
-            "host": "10.0.0.1", "port": 1, "connect_host": "inside.example", "connect_port": 2,
-            "advertise_host": "outside.example", "advertise_port": 3,
+            "host": "10.0.0.1",
+            "port": 1,
+            "connect_host": "inside.example",
+            "connect_port": 2,
+            "advertise_host": "outside.example",
+            "advertise_port": 3,
         },
-        host="0.0.0.0", connect_url="https://inside.example:4", advertise_url="https://outside.example",
-    )  # fmt: skip
+        host="0.0.0.0",
+        connect_url="https://inside.example:4",
+        advertise_url="https://outside.example",
+    )
     assert told(found) == ("inside.example:2", "https://outside.example", "outside.example:3")
     assert str(found.broker) == "10.0.0.1:1" and found.http_connect == "https://inside.example:4"
     assert set(found.names) == {"10.0.0.1", "inside.example", "outside.example"} and found.remarks == ()

@@ -224,9 +224,17 @@ def test_the_drift_engine_scans_again(both: HubFixture) -> None:
 def sample(number: int, at: float) -> Sample:
     x = to_array("x", np.zeros((1, 4), np.float32))
     return Sample(
-        id=f"s{number}", model="digits", release=1, variant="v", at=at, reason="random", inputs=(x,), outputs=(),
-        confidence=0.5, prediction=1,
-    )  # fmt: skip
+        id=f"s{number}",
+        model="digits",
+        release=1,
+        variant="v",
+        at=at,
+        reason="random",
+        inputs=(x,),
+        outputs=(),
+        confidence=0.5,
+        prediction=1,
+    )
 
 
 def test_samples_that_came_a_year_ahead_are_kept_for_their_retention_from_now(both: HubFixture) -> None:
@@ -297,9 +305,15 @@ def test_a_life_that_is_configured_shorter_is_signed_once(tmp_path: Path) -> Non
 def test_certificates_that_were_issued_a_year_ahead_are_due(hub: HubFixture) -> None:
     key = DeviceKey()
     device = Device(
-        id="k", public_key=ca.public_pem(key.key.public_key()), key_fingerprint="f", certificate="",
-        certificate_serial="", certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
-    )  # fmt: skip
+        id="k",
+        public_key=ca.public_pem(key.key.public_key()),
+        key_fingerprint="f",
+        certificate="",
+        certificate_serial="",
+        certificate_expires_at=0.0,
+        channel="stable",
+        enrolled_at=0.0,
+    )
     hub.clock.advance(YEAR_S)
     with hub.hub.session() as session:
         certify(hub.hub, session, device)
@@ -387,9 +401,15 @@ def test_a_hub_whose_machine_is_a_year_ahead_neither_begins_nor_expires_a_rollou
     begins, url = time.time() + DAY_S, migrated_postgres(postgres, "edgeloop_test")
     fleet = make_fleet(make_hub(tmp_path, start=time.time(), database=url))
     rollout = create_rollout(
-        fleet.hub, model="digits", release=2, channel="stable", stages=[100], guard=GUARD, actor="test",
+        fleet.hub,
+        model="digits",
+        release=2,
+        channel="stable",
+        stages=[100],
+        guard=GUARD,
+        actor="test",
         schedule=Schedule(start_at=begins, expires_at=begins + DAY_S),
-    ).id  # fmt: skip
+    ).id
     ahead = DatabaseClock(fleet.hub.engine, wall=lambda: time.time() + YEAR_S)
     assert ahead() > begins + DAY_S, "as long as it has not asked the database"
     RolloutEngine(replace(fleet.hub, clock=ahead)).step()

@@ -93,9 +93,14 @@ def test_no_list_and_no_page_reads_more_of_a_larger_fleet(fleet: HubFixture) -> 
 def test_a_step_reads_what_changed(fleet: HubFixture) -> None:
     large_fleet.devices(fleet, LARGE - SMALL, first=SMALL)
     row = create_rollout(
-        fleet.hub, model=large_fleet.MODEL, release=2, channel=large_fleet.CHANNEL, stages=[50, 100], actor="test",
+        fleet.hub,
+        model=large_fleet.MODEL,
+        release=2,
+        channel=large_fleet.CHANNEL,
+        stages=[50, 100],
+        actor="test",
         guard={"min_pairs": 10**9},
-    )  # fmt: skip
+    )
     large_fleet.evidence(fleet, row.id, LARGE)
     engine = RolloutEngine(fleet.hub)
     engine.step()

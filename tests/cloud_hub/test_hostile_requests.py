@@ -46,71 +46,148 @@ PER_ACT = sized(2, 250)  # all of them go through the same route
 PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 MANIFEST, BLOBS = small_release(seed=7)
 SHA256 = next(iter(BLOBS))
-SCHEDULE = {"start_at": 1.801e9, "expires_at": 1.81e9, "window": "Mon-Fri 22:00-04:00", "time_zone": "Europe/Berlin",
-            "rate": {"per_minute": 10.0, "factor": 1.5, "after": 100, "most": 500.0}}  # fmt: skip
+SCHEDULE = {
+    "start_at": 1.801e9,
+    "expires_at": 1.81e9,
+    "window": "Mon-Fri 22:00-04:00",
+    "time_zone": "Europe/Berlin",
+    "rate": {"per_minute": 10.0, "factor": 1.5, "after": 100, "most": 500.0},
+}
 
 # A valid body of each operation that takes one; a new operation needs its own here, or says that it takes none.
 ORDER = {"reason": "because"}
-INFER = {"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}],
-         "outputs": [{"name": "logits"}], "parameters": {"timeout": 1000}}  # fmt: skip
+INFER = {
+    "id": "1",
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}],
+    "outputs": [{"name": "logits"}],
+    "parameters": {"timeout": 1000},
+}
 KEY = DeviceKey()
 BODIES: dict[str, Any] = {
     "POST /api/v1/drift/{model}/rebaseline": {"devices": ["d-0"]},
-    "POST /api/v1/tokens": {"kind": "claim", "note": "n", "channel": "stable", "labels": {"a": "b"},
-                            "expires_in_s": 60.0, "rate_per_s": 0.0, "role": "", "scope": ""},
-    "POST /api/v1/models": {"name": "faces", "recipe": "examples.digits.recipe",
-                            "policy": {"drift": {"samples": 3, "min_count": 2}}},
-    "PATCH /api/v1/models/{name}": {"recipe": "examples.digits.recipe", "policy": {"drift": {"samples": 3}},
-                                    "min_release": 1, "interface_from": 1},
+    "POST /api/v1/tokens": {
+        "kind": "claim",
+        "note": "n",
+        "channel": "stable",
+        "labels": {"a": "b"},
+        "expires_in_s": 60.0,
+        "rate_per_s": 0.0,
+        "role": "",
+        "scope": "",
+    },
+    "POST /api/v1/models": {
+        "name": "faces",
+        "recipe": "examples.digits.recipe",
+        "policy": {"drift": {"samples": 3, "min_count": 2}},
+    },
+    "PATCH /api/v1/models/{name}": {
+        "recipe": "examples.digits.recipe",
+        "policy": {"drift": {"samples": 3}},
+        "min_release": 1,
+        "interface_from": 1,
+    },
     "POST /api/v1/models/{model}/releases": msgspec.json.decode(MANIFEST),
     "POST /api/v1/models/{model}/releases/{number}/withdraw": {"reason": "bad"},
     "POST /api/v1/models/{model}/releases/{number}/signature": {"key_id": "a", "signature": "00" * 64, "version": 2},
     "POST /api/v1/channels": {"name": "beta"},
     "PUT /api/v1/channels/{name}/models/{model}": {
-        "release": 1, "routing": {"deadline_ms": 5, "threshold": 0.5}, "audit": {"share_ppm": 5, "auditor": 1},
-        "sampling": {"enabled": True, "retention_days": 3, "max_spool_bytes": 4}, "bench": {"rounds": 5},
-        "probation": {"seconds": 3.0, "max_p95_us": 4.0}, "spread_s": 1},
-    "PATCH /api/v1/channels/{name}": {"telemetry": {"window_s": 3.0}, "spread_s": 2,
-                                      "fetching": {"window": "22:30-05:00", "bytes_per_day": 9}},
-    "PATCH /api/v1/devices/{device_id}": {"labels": {"site": "berlin", "hw": None}, "pins": {"digits": 1},
-                                          "channel": "stable"},
+        "release": 1,
+        "routing": {"deadline_ms": 5, "threshold": 0.5},
+        "audit": {"share_ppm": 5, "auditor": 1},
+        "sampling": {"enabled": True, "retention_days": 3, "max_spool_bytes": 4},
+        "bench": {"rounds": 5},
+        "probation": {"seconds": 3.0, "max_p95_us": 4.0},
+        "spread_s": 1,
+    },
+    "PATCH /api/v1/channels/{name}": {
+        "telemetry": {"window_s": 3.0},
+        "spread_s": 2,
+        "fetching": {"window": "22:30-05:00", "bytes_per_day": 9},
+    },
+    "PATCH /api/v1/devices/{device_id}": {
+        "labels": {"site": "berlin", "hw": None},
+        "pins": {"digits": 1},
+        "channel": "stable",
+    },
     "POST /api/v1/devices/{device_id}/commands": {"kind": "benchmark", "args": {"model": "digits", "rounds": 3}},
-    "POST /api/v1/rollouts": {"model": "digits", "release": 2, "channel": "stable", "stages": [34.0, 100.0],
-                              "guard": {"margin": 0.1, "min_pairs": 30, "max_p95_us": 5.0}, "soak_s": 1.0,
-                              "groups": ["g-1"], "schedule": SCHEDULE},
-    "POST /api/v1/rollouts/plan": {"model": "digits", "release": 2, "channel": "stable", "stages": [34.0, 100.0],
-                                   "guard": {"margin": 0.1, "evidence": "install"}, "soak_s": 1.0, "groups": ["g-1"],
-                                   "schedule": SCHEDULE},
+    "POST /api/v1/rollouts": {
+        "model": "digits",
+        "release": 2,
+        "channel": "stable",
+        "stages": [34.0, 100.0],
+        "guard": {"margin": 0.1, "min_pairs": 30, "max_p95_us": 5.0},
+        "soak_s": 1.0,
+        "groups": ["g-1"],
+        "schedule": SCHEDULE,
+    },
+    "POST /api/v1/rollouts/plan": {
+        "model": "digits",
+        "release": 2,
+        "channel": "stable",
+        "stages": [34.0, 100.0],
+        "guard": {"margin": 0.1, "evidence": "install"},
+        "soak_s": 1.0,
+        "groups": ["g-1"],
+        "schedule": SCHEDULE,
+    },
     "POST /api/v1/rollouts/{rollout}/{order}": ORDER,
     "POST /api/v1/events/{event}/resend": {"target": "ops"},
     "POST /api/v1/event-tests": {"target": "ops"},
     "POST /api/v1/samples/labels": {"labels": [{"id": "s1", "label": 3}], "by": "ada"},
     "POST /api/v1/snapshots": {"model": "digits"},
-    "POST /api/v1/jobs": {"kind": "retrain", "model": "digits",
-                          "payload": {"seed": 1, "rollout": {"stages": [100]}, "channel": "stable", "snapshot": ""}},
-    "POST /api/v1/models/{model}/retrain": {"seed": 1, "rollout": {"stages": [100]}, "channel": "stable",
-                                            "hyper": {"batch": 8, "student_rate": 0.1}},
-    "POST /api/v1/models/{model}/tune": {"space": {"batch": [8.0], "student_rate": {"low": 0.1, "high": 1.0}},
-                                         "trials": 2, "for_s": 5.0, "retrain": {"channel": "stable"}},
+    "POST /api/v1/jobs": {
+        "kind": "retrain",
+        "model": "digits",
+        "payload": {"seed": 1, "rollout": {"stages": [100]}, "channel": "stable", "snapshot": ""},
+    },
+    "POST /api/v1/models/{model}/retrain": {
+        "seed": 1,
+        "rollout": {"stages": [100]},
+        "channel": "stable",
+        "hyper": {"batch": 8, "student_rate": 0.1},
+    },
+    "POST /api/v1/models/{model}/tune": {
+        "space": {"batch": [8.0], "student_rate": {"low": 0.1, "high": 1.0}},
+        "trials": 2,
+        "for_s": 5.0,
+        "retrain": {"channel": "stable"},
+    },
     "POST /v2/models/{model}/infer": INFER,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
     "POST /v2/models/{model}/infer_async": INFER,
     "POST /v2/models/{model}/versions/{version}/infer_async": INFER,
     "POST /v2/repository/index": {"ready": True, "repository_name": "r"},
-    "POST /enroll": {"token": "t", "secret": "s", "csr": KEY.csr(), "name": "kiosk-9", "agent": "1",
-                     "hardware": {"machine": "x86", "cpus": 4}},
+    "POST /enroll": {
+        "token": "t",
+        "secret": "s",
+        "csr": KEY.csr(),
+        "name": "kiosk-9",
+        "agent": "1",
+        "hardware": {"machine": "x86", "cpus": 4},
+    },
     "POST /device/nonce": {"device_id": "d-0"},
     "POST /device/token": {"device_id": "d-0", "nonce": "n", "signature": "AAAA"},
     "POST /device/renew": {"device_id": "d-0", "nonce": "n", "signature": "AAAA", "csr": KEY.csr()},
-}  # fmt: skip
+}
 FORMS: dict[str, dict[str, str]] = {
     "POST /login": {"token": "el1.a.b"},
     "POST /logout": {"csrf": ""},
 }
 ACT = {"csrf": "", "form": "", "seen": "", "step": ""}  # what every act on the dashboard is sent with
 FIELDS: dict[str, dict[str, str]] = {
-    "/act/rollouts": {"model": "digits", "release": "2", "channel": "stable", "stages": "34, 100", "margin": "10",
-                      "soak": "1", "deadline": "1", "groups": "", "window": "", "zone": "UTC", "evidence": "install"},
+    "/act/rollouts": {
+        "model": "digits",
+        "release": "2",
+        "channel": "stable",
+        "stages": "34, 100",
+        "margin": "10",
+        "soak": "1",
+        "deadline": "1",
+        "groups": "",
+        "window": "",
+        "zone": "UTC",
+        "evidence": "install",
+    },
     "/act/models/{model}/retrain": {"snapshot": "", "channel": "stable", "seed": "1", "max_bytes": "9"},
     "/act/models/{model}/label": {"sample-0": "s1", "label-0": "3", "again": "yes"},
     "/act/models/{model}/rebaseline": {"release": "1", "devices": "d-0"},
@@ -122,14 +199,19 @@ FIELDS: dict[str, dict[str, str]] = {
     "/act/devices/{device_id}/commands/set-log-level": {"level": "INFO"},
     "/act/devices": {"channel": "stable", "name": "kiosk-8", "labels": "a=b", "life": "3600"},
     "/act/tokens": {"kind": "operator", "role": "viewer", "scope": "", "rate": "", "note": "n", "life": "3600"},
-}  # fmt: skip
+}
 FORMS |= {f"POST {act.path}": ACT | FIELDS.get(act.path, {"reason": "because"}) for act in ACTS}
 BYTES = (
-    "PUT /api/v1/blobs/{sha256}", "PUT /api/v1/blobs/{sha256}/from/{old}", "POST /device/samples", "POST /device/held",
-)  # fmt: skip
+    "PUT /api/v1/blobs/{sha256}",
+    "PUT /api/v1/blobs/{sha256}/from/{old}",
+    "POST /device/samples",
+    "POST /device/held",
+)
 BODILESS = (
-    "POST /api/v1/alarms/{alarm}/close", "POST /api/v1/devices/{device_id}/revoke", "POST /api/v1/jobs/{job}/cancel",
-)  # fmt: skip
+    "POST /api/v1/alarms/{alarm}/close",
+    "POST /api/v1/devices/{device_id}/revoke",
+    "POST /api/v1/jobs/{job}/cancel",
+)
 MAY_BE_UNREADY = ("/healthz", "/readyz")  # 503 is what they are for
 DEVICE = ("/device/", "/tuf/", "/blobs/")
 
@@ -175,9 +257,17 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         made.hub.objects.put_new(f"blobs/{sha256}", data)
     x = to_array("x", np.zeros((1, 64), np.float32))
     sample = Sample(
-        id="s1", model="digits", release=1, variant="v", at=made.clock(), reason="random", inputs=(x,), outputs=(),
-        confidence=0.5, prediction=1,
-    )  # fmt: skip
+        id="s1",
+        model="digits",
+        release=1,
+        variant="v",
+        at=made.clock(),
+        reason="random",
+        inputs=(x,),
+        outputs=(),
+        confidence=0.5,
+        prediction=1,
+    )
     store.commit(made.hub, "d-0", [sample])
     with made.hub.session() as session:
         session.add(Alarm(id=1, model="digits", release=1, at=0.0, status="open"))
@@ -206,11 +296,25 @@ def known_values(hub: HubFixture, rollout: str) -> dict[str, str]:
         sent = session.exec(select(OutboxCommand.id)).first()
         told = session.exec(select(EventRow.id)).first()
     return {
-        "command": sent or "none", "event": told or "none", "target": "ops",
-        "model": "digits", "number": "1", "name": "digits", "device_id": "d-0", "sha256": SHA256, "old": SHA256,
-        "rollout": rollout, "order": "pause", "sample": "s1", "job": queue.submit(hub.hub, "k", actor="t").id,
-        "alarm": "1", "version": "1", "token_id": "none", "snapshot": "none", "path": f"channels/{SHA256}.stable.json",
-    }  # fmt: skip
+        "command": sent or "none",
+        "event": told or "none",
+        "target": "ops",
+        "model": "digits",
+        "number": "1",
+        "name": "digits",
+        "device_id": "d-0",
+        "sha256": SHA256,
+        "old": SHA256,
+        "rollout": rollout,
+        "order": "pause",
+        "sample": "s1",
+        "job": queue.submit(hub.hub, "k", actor="t").id,
+        "alarm": "1",
+        "version": "1",
+        "token_id": "none",
+        "snapshot": "none",
+        "path": f"channels/{SHA256}.stable.json",
+    }
 
 
 def hold_the_model(hub: HubFixture) -> None:
@@ -284,13 +388,22 @@ class Maker:
             SampleBatch(
                 samples=(
                     Sample(
-                        id="s2", model="digits", release=1, variant="v", at=1.0, reason="random", inputs=(x,),
-                        outputs=(x,), confidence=0.5, prediction=1, cloud_prediction=2,
+                        id="s2",
+                        model="digits",
+                        release=1,
+                        variant="v",
+                        at=1.0,
+                        reason="random",
+                        inputs=(x,),
+                        outputs=(x,),
+                        confidence=0.5,
+                        prediction=1,
+                        cloud_prediction=2,
                     ),
                 )
             ),
             builtin_types=(bytes,),
-        )  # fmt: skip
+        )
         document = changed(self._random, template)
         try:
             return msgspec.msgpack.encode(document)
@@ -305,8 +418,19 @@ class Maker:
             parts = ["el1", "eld1", "x", *HEADERS, "a.b.c", "el1.a\0b.c", "el1." + "9" * 5000 + ".x"]
             token = ".".join(random.sample(parts, 3))
         headers = {"Authorization": f"Bearer {token}", "Cookie": f"{COOKIE}={self._hub.admin_token}"}
-        for name in ("Cookie", "Range", "If-Range", "If-None-Match", "X-Note", "Accept", "Content-Encoding",
-                     "Inference-Header-Content-Length", "Accept-Encoding", "HX-Request", "Host"):  # fmt: skip
+        for name in (
+            "Cookie",
+            "Range",
+            "If-Range",
+            "If-None-Match",
+            "X-Note",
+            "Accept",
+            "Content-Encoding",
+            "Inference-Header-Content-Length",
+            "Accept-Encoding",
+            "HX-Request",
+            "Host",
+        ):
             if random.random() < 0.05:
                 headers[name] = random.choice(HEADERS)
         if content is not None:

@@ -267,8 +267,9 @@ def test_a_channel_that_names_what_is_forbidden_is_said(tmp_path: Path) -> None:
     made.hub.publisher.change_channel("stable", lambda c: msgspec.structs.replace(c, models={}), actor="test")
     made.hub.publisher.withdraw("digits", 1, "bad", actor="test")
     done, again = restored(made, tmp_path / "b", made.hub.config.directory)
-    assert any("channel 'stable' names release 1" in problem and "fleet channel set" in problem for problem in
-               done.problems)  # fmt: skip
+    assert any(
+        "channel 'stable' names release 1" in problem and "fleet channel set" in problem for problem in done.problems
+    )
     assert 1 in floor(again).withdrawn, "devices refuse it"
 
 

@@ -80,10 +80,19 @@ ILL: tuple[Callable[[float], dict[str, Any]], ...] = (
 def sample(number: int) -> dict[str, Any]:
     labels = {"label": 1, "labelled_at": 1e6 + number} if number % 50 == 0 else {"label": None, "labelled_at": None}
     return SampleRow(
-        id=f"s-{number:05}", model=large_fleet.MODEL, device_id=large_fleet.name_of(number), release=1 + number % 2,
-        variant="v", reason="random", at=0.0, received_at=1e6 + number, confidence=0.9, prediction=1, path="-",
+        id=f"s-{number:05}",
+        model=large_fleet.MODEL,
+        device_id=large_fleet.name_of(number),
+        release=1 + number % 2,
+        variant="v",
+        reason="random",
+        at=0.0,
+        received_at=1e6 + number,
+        confidence=0.9,
+        prediction=1,
+        path="-",
         **labels,
-    ).model_dump()  # fmt: skip
+    ).model_dump()
 
 
 def record(number: int) -> dict[str, Any]:
@@ -129,9 +138,13 @@ def test_ill_devices_are_found_among_themselves(fleet: HubFixture) -> None:
         found = finding.reasons(session, fleet.clock())
     assert walks(steps) == [] and [name for name in ILL_INDEXES if name not in str(steps)] == []
     assert {one.reason: one.devices for one in found} == {
-        IN_USE_TWICE: 2, TOO_MANY: 1, "disk-full": 1, "messages-set-aside": 1, "certificate-ends": 1,
+        IN_USE_TWICE: 2,
+        TOO_MANY: 1,
+        "disk-full": 1,
+        "messages-set-aside": 1,
+        "certificate-ends": 1,
         "no-release": 1,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("reason", [IN_USE_TWICE, "messages-set-aside", "no-release", "disk-full"])

@@ -92,9 +92,11 @@ def test_a_job_is_cancelled_or_ended(made: HubFixture, together: Together) -> No
     job = queue.submit(made.hub, "k", actor="t").id
     queue.claim(made.hub, "w")
     first, second = together(
-        queue, "_owned", lambda: queue.finish(made.hub, job, "w", "succeeded"),
+        queue,
+        "_owned",
+        lambda: queue.finish(made.hub, job, "w", "succeeded"),
         lambda: queue.cancel(made.hub, job, actor="t"),
-    )  # fmt: skip
+    )
     assert (first, second) == ("done", "conflict")
     assert job_of(made, job).state == "succeeded" and not job_of(made, job).cancel_requested
 
@@ -105,9 +107,11 @@ def test_a_late_heartbeat_does_not_take_a_job_from_its_new_worker(made: HubFixtu
     made.clock.advance(queue.LEASE_S + 1)
     taken: list[Any] = []
     together(
-        queue, "_owned", lambda: queue.beat(made.hub, job, "w", step="mine"),
+        queue,
+        "_owned",
+        lambda: queue.beat(made.hub, job, "w", step="mine"),
         lambda: taken.append(queue.claim(made.hub, "v")),
-    )  # fmt: skip
+    )
     found = job_of(made, job)
     assert (taken[0], found.owner, found.step) == (None, "w", "mine")  # the heartbeat came first
 
@@ -232,10 +236,19 @@ def test_two_who_label_the_same_samples_wait_for_each_other(made: HubFixture, to
         for key in ("a", "b"):
             session.add(
                 SampleRow(
-                    id=key, model="digits", device_id="d", release=1, variant="v", reason="random", at=0.0,
-                    received_at=0.0, confidence=1.0, prediction=0, path="p",
+                    id=key,
+                    model="digits",
+                    device_id="d",
+                    release=1,
+                    variant="v",
+                    reason="random",
+                    at=0.0,
+                    received_at=0.0,
+                    confidence=1.0,
+                    prediction=0,
+                    path="p",
                 )
-            )  # fmt: skip
+            )
 
     def label(by: str, *keys: str) -> None:
         store.label(made.hub, dict.fromkeys(keys, 3), by=by, actor="t")

@@ -55,10 +55,16 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubFixture]:
         session.get_one(Model, "tide").policy = {"drift": {"baseline_windows": FIRST}}
         session.add(
             Device(
-                id="buoy", public_key="-", key_fingerprint="f", certificate="-", certificate_serial="-",
-                certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                id="buoy",
+                public_key="-",
+                key_fingerprint="f",
+                certificate="-",
+                certificate_serial="-",
+                certificate_expires_at=0.0,
+                channel="stable",
+                enrolled_at=0.0,
             )
-        )  # fmt: skip
+        )
     yield made
     made.hub.engine.dispose()
 
@@ -86,15 +92,22 @@ def send_windows(hub: HubFixture, count: int, *, agreeing: int, level: float) ->
 def send_samples(hub: HubFixture, ids: range, *, level: float) -> list[str]:
     samples = [
         Sample(
-            id=f"s{number:03d}", model="tide", release=1, variant="v", at=hub.clock(), reason="random",
+            id=f"s{number:03d}",
+            model="tide",
+            release=1,
+            variant="v",
+            at=hub.clock(),
+            reason="random",
             inputs=(
                 to_array("moon", np.full((1, 1), number, np.float32)),
                 to_array("wind", np.full((1, 2), -number, np.float32)),
             ),
-            outputs=(to_array("tide", np.full((1, 1), level, np.float32)),), confidence=0.0, prediction=NO_CLASS,
+            outputs=(to_array("tide", np.full((1, 1), level, np.float32)),),
+            confidence=0.0,
+            prediction=NO_CLASS,
         )
         for number in ids
-    ]  # fmt: skip
+    ]
     return list(store.commit(hub.hub, "buoy", samples))
 
 

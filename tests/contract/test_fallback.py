@@ -38,9 +38,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
 def published(hub: HubFixture, blobs: Path, edge: bytes) -> InstalledRelease:
     """A release whose LiteRT student names a before b, and whose ONNX teacher names b before a."""
     made = any_model.release(
-        blobs, tensors(AB), tensors(MINUS_PLUS), edge=edge, cloud=teacher("n", turned=True), runtime="litert",
+        blobs,
+        tensors(AB),
+        tensors(MINUS_PLUS),
+        edge=edge,
+        cloud=teacher("n", turned=True),
+        runtime="litert",
         golden=[({"a": A, "b": B}, WANTED)],
-    )  # fmt: skip
+    )
     for blob in blobs.iterdir():
         hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
     number = hub.hub.publisher.publish_release("any", encode_manifest(made.manifest), actor="test").number

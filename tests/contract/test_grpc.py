@@ -191,11 +191,19 @@ def test_every_word_has_a_status() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", b"\x0b", b"\x0a\x05any", b"\x0a\x02\xff\xfe", b"\x80" * 20,
-     b"\x0a\x03any" + b"\x2a\x02\x0a\xff", b"\x0a\x03any" + b"\x3a\x00" * 5000,
-     b"\x0a\x03any" + b"\x2a\x80\x80\x80\x01" + b"\x00" * (2 << 20)],
+    [
+        b"\xff",
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x0b",
+        b"\x0a\x05any",
+        b"\x0a\x02\xff\xfe",
+        b"\x80" * 20,
+        b"\x0a\x03any" + b"\x2a\x02\x0a\xff",
+        b"\x0a\x03any" + b"\x3a\x00" * 5000,
+        b"\x0a\x03any" + b"\x2a\x80\x80\x80\x01" + b"\x00" * (2 << 20),
+    ],
     ids=["tag", "length", "group", "short", "name", "varint", "inside", "fields", "beside raw"],
-)  # fmt: skip
+)
 def test_what_is_no_request_is_refused_and_costs_nothing(door: Door, channel: grpc.Channel, data: bytes) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "ModelInfer", data, door)

@@ -45,9 +45,13 @@ def options(kind: str, **fields: Any) -> Any:
 
 
 def difference(
-    rows: int | str, inputs: str = "ab", outputs: Sequence[str] = ("minus", "plus"), *, names: Names | None = None,
+    rows: int | str,
+    inputs: str = "ab",
+    outputs: Sequence[str] = ("minus", "plus"),
+    *,
+    names: Names | None = None,
     called: Mapping[str, str] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """minus = a - b, plus = a + b, in a file whose tensors come in this order; `called` are their names in it."""
     own = {name: name for name in (*"ab", "minus", "plus")} | dict(called or {})
     shape = ("FP32", [rows, 2])
@@ -97,15 +101,20 @@ def beside() -> bytes:
 def wider() -> bytes:
     cast = options("Cast")
     nodes = [
-        Node("CAST", ["x"], ["x4"], cast), Node("CAST", ["ids"], ["i4"], cast),
+        Node("CAST", ["x"], ["x4"], cast),
+        Node("CAST", ["ids"], ["i4"], cast),
         Node("EXPAND_DIMS", ["i4", "last"], ["column"], options("ExpandDims")),
-        Node("MUL", ["x4", "column"], ["y4"], options("Mul")), Node("CAST", ["y4"], ["y"], cast),
-    ]  # fmt: skip
+        Node("MUL", ["x4", "column"], ["y4"], options("Mul")),
+        Node("CAST", ["y4"], ["y"], cast),
+    ]
     between = {"x4": N2, "i4": ("FP32", ["n"]), "column": ("FP32", ["n", 1]), "y4": N2}
     return litert_file(
-        nodes, {"x": ("FP64", ["n", 2]), "ids": ("INT32", ["n"])}, {"y": ("FP64", ["n", 2])}, between=between,
+        nodes,
+        {"x": ("FP64", ["n", 2]), "ids": ("INT32", ["n"])},
+        {"y": ("FP64", ["n", 2])},
+        between=between,
         constants={"last": np.array(1, np.int32)},
-    )  # fmt: skip
+    )
 
 
 # Numbered by a converter, in another order than the release's: only the record says which is which.
@@ -138,12 +147,14 @@ FILES = {
 OTHERWISE = {"no rows": CASES["no rows"]._replace(asked=(), refused=(NO_ROWS,))}
 OF_LITERT = {
     "numbered, with a record": (
-        CASES["names in another order"], File(difference("n", "ba", ("plus", "minus"), called=NUMBERED), RECORD)
+        CASES["names in another order"],
+        File(difference("n", "ba", ("plus", "minus"), called=NUMBERED), RECORD),
     ),
     "named by the signature": (
-        CASES["names in another order"], File(difference("n", "ab", names=CROSSED, called=SWAP))
+        CASES["names in another order"],
+        File(difference("n", "ab", names=CROSSED, called=SWAP)),
     ),
-}  # fmt: skip
+}
 ALL = {name: (OTHERWISE.get(name, CASES[name]), file) for name, file in FILES.items()} | OF_LITERT
 
 

@@ -148,11 +148,17 @@ def words() -> Case:
     nodes = [("Identity", ["x"], ["y"], {}), ("Equal", ["x", "wanted"], ["same"], {})]
     file = equal_text(nodes, inputs, outputs)
     return Case(
-        file, inputs, outputs,
-        asked=(({"x": text(b"a", "Grüße 你好".encode(), b"")},
-                {"y": text(b"a", "Grüße 你好".encode(), b""), "same": np.array([True, False, False])}),),
+        file,
+        inputs,
+        outputs,
+        asked=(
+            (
+                {"x": text(b"a", "Grüße 你好".encode(), b"")},
+                {"y": text(b"a", "Grüße 你好".encode(), b""), "same": np.array([True, False, False])},
+            ),
+        ),
         refused=(({"x": text(b"a", b"\xff\xfe")}, "input 'x': element 1 is not UTF-8 text"),),
-    )  # fmt: skip
+    )
 
 
 def equal_text(nodes: list[Any], inputs: Shapes, outputs: Shapes) -> bytes:
@@ -172,42 +178,53 @@ def wider() -> Case:
     """A file in double precision and 32-bit integers behind a manifest in single precision and 64 bits."""
     inputs, outputs = {"x": ("FP32", ["n", 2]), "ids": ("INT64", ["n"])}, {"y": ("FP32", ["n", 2])}
     nodes = [
-        ("Unsqueeze", ["ids", "one"], ["column"], {}), ("Cast", ["column"], ["real"], {"to": 11}),
+        ("Unsqueeze", ["ids", "one"], ["column"], {}),
+        ("Cast", ["column"], ["real"], {"to": 11}),
         ("Mul", ["x", "real"], ["y"], {}),
-    ]  # fmt: skip
+    ]
     file = onnx_file(
         nodes, {"x": ("FP64", ["n", 2]), "ids": ("INT32", ["n"])}, {"y": ("FP64", ["n", 2])}, {"one": np.array([1])}
     )
     ids = np.array([1, 2, 3])
     large = np.array([1, 2, 1 << 40])
     return Case(
-        file, inputs, outputs, asked=(({"x": A, "ids": ids}, {"y": A * f4([1], [2], [3])}),),
+        file,
+        inputs,
+        outputs,
+        asked=(({"x": A, "ids": ids}, {"y": A * f4([1], [2], [3])}),),
         refused=(({"x": A, "ids": large}, "input 'ids' has values that INT32 cannot hold"),),
-    )  # fmt: skip
+    )
 
 
 def table() -> Case:
     """Sensors with gaps and a kind in words, made into one table of four columns, which the file gives back."""
     steps = (
-        Impute(input="sensors", value=(1, 2)), Normalise(input="sensors", mean=(1, 0), std=(2,)),
-        OneHot(input="type", vocabulary=("H", "L")), Concat(inputs=("sensors", "type"), output="features"),
-    )  # fmt: skip
+        Impute(input="sensors", value=(1, 2)),
+        Normalise(input="sensors", mean=(1, 0), std=(2,)),
+        OneHot(input="type", vocabulary=("H", "L")),
+        Concat(inputs=("sensors", "type"), output="features"),
+    )
     inputs = {"sensors": ("FP32", ["n", 2]), "type": ("BYTES", ["n"])}
     outputs = {"y": ("FP32", ["n", 4])}
     file = onnx_file([("Identity", ["features"], ["y"], {})], {"features": ("FP32", ["n", 4])}, outputs)
     sensors, kinds = f4([3, np.nan], [np.nan, 4], [5, 0.1]), text(b"H", b"L", b"L")
     answers = f4([1, 1, 1, 0], [0, 2, 0, 1], [2, np.float32(0.1) / 2, 0, 1])
     return Case(
-        file, inputs, outputs,
+        file,
+        inputs,
+        outputs,
         asked=tuple(({"sensors": sensors[:n], "type": kinds[:n]}, {"y": answers[:n]}) for n in (1, 3)),
         refused=(
-            ({"sensors": sensors, "type": text(b"H", b"L", b"M")},
-             "input 'type' is 'M' at [2], which the release's vocabulary does not have"),
+            (
+                {"sensors": sensors, "type": text(b"H", b"L", b"M")},
+                "input 'type' is 'M' at [2], which the release's vocabulary does not have",
+            ),
             ({"sensors": f4([np.inf, 1]), "type": kinds[:1]}, "input 'features' is infinite at [0, 0]"),
             ({"sensors": sensors[:1], "type": kinds}, "the inputs disagree about the batch: [1, 3]"),
         ),
-        steps=steps, loose=("sensors",),
-    )  # fmt: skip
+        steps=steps,
+        loose=("sensors",),
+    )
 
 
 def framed() -> Case:
@@ -219,9 +236,13 @@ def framed() -> Case:
     x = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.int16)
     y = np.stack([x[:, place : place + 2] for place in range(3)], axis=1).astype(np.float32) / 2
     return Case(
-        file, inputs, outputs, asked=tuple(({"x": x[:n]}, {"y": y[:n]}) for n in (1, 2)),
-        refused=(({"x": x[:, :1]}, "input 'x' has 1 elements, a piece has 2"),), steps=steps,
-    )  # fmt: skip
+        file,
+        inputs,
+        outputs,
+        asked=tuple(({"x": x[:n]}, {"y": y[:n]}) for n in (1, 2)),
+        refused=(({"x": x[:, :1]}, "input 'x' has 1 elements, a piece has 2"),),
+        steps=steps,
+    )
 
 
 NO_ROWS = ({"a": A[:0], "b": B[:0]}, "a batch of 0 rows; a model takes 1 to 1024")
@@ -235,13 +256,19 @@ CASES = {
         difference("n", turned=True), AB, MINUS_PLUS, pairs(1, 3), (UNEVEN, STRETCHED, HALF_EMPTY)
     ),
     "inputs side by side": Case(
-        beside(), AB, {"y": ("FP32", ["n", 4])}, (({"a": A, "b": B}, {"y": np.hstack([A, B])}),),
+        beside(),
+        AB,
+        {"y": ("FP32", ["n", 4])},
+        (({"a": A, "b": B}, {"y": np.hstack([A, B])}),),
         (UNEVEN, STRETCHED, HALF_EMPTY),
     ),
     "no rows": Case(difference("n", turned=True), AB, MINUS_PLUS, ((NO_ROWS[0], EMPTY),)),
     "a batch of one": Case(difference(1, turned=True), AB, MINUS_PLUS, pairs(1, 2, 3), (NO_ROWS, UNEVEN)),
     "a batch of three": Case(
-        difference(3, turned=True), AB, MINUS_PLUS, pairs(3),
+        difference(3, turned=True),
+        AB,
+        MINUS_PLUS,
+        pairs(3),
         failed=(({"a": A[:2], "b": B[:2]}, "a batch of 2 rows; this model file takes exactly 3"),),
     ),
     "a scalar": identity("FP32", [], np.array(7.5, np.float32)),
@@ -258,7 +285,7 @@ CASES = {
     "other widths in the file": wider(),
     "steps before it": table(),
     "pieces of a series": framed(),
-}  # fmt: skip
+}
 
 
 def agent_door(directory: Path) -> Door:
@@ -357,9 +384,14 @@ def case(request: pytest.FixtureRequest) -> Case:
 def made(case: Case, tmp_path: Path) -> InstalledRelease:
     inputs = tuple(replace(tensor, finite=tensor.name not in case.loose) for tensor in tensors(case.inputs))
     return any_model.release(
-        tmp_path / "blobs", inputs, tensors(case.outputs), edge=case.file, cloud=case.file,
-        golden=case.asked, steps=case.steps,
-    )  # fmt: skip
+        tmp_path / "blobs",
+        inputs,
+        tensors(case.outputs),
+        edge=case.file,
+        cloud=case.file,
+        golden=case.asked,
+        steps=case.steps,
+    )
 
 
 def test_every_door_gives_the_models_own_answer(door: Door, case: Case, made: InstalledRelease) -> None:

@@ -72,9 +72,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubFixture]:
         made.hub.objects.put_new(f"blobs/{sha256}", data)
     x = to_array("x", np.zeros((1, 64), np.float32))
     sample = Sample(
-        id="s1", model="digits", release=1, variant="v", at=made.clock(), reason="random", inputs=(x,), outputs=(),
-        confidence=0.5, prediction=1,
-    )  # fmt: skip
+        id="s1",
+        model="digits",
+        release=1,
+        variant="v",
+        at=made.clock(),
+        reason="random",
+        inputs=(x,),
+        outputs=(),
+        confidence=0.5,
+        prediction=1,
+    )
     store.commit(made.hub, "d-0", [sample])
     with made.hub.session() as session:
         session.add(Alarm(id=1, model="digits", release=1, at=0.0, status="open"))
@@ -88,11 +96,22 @@ def known(hub: HubFixture) -> dict[str, str]:
     """The names of things that the hub has, by the parameter or field that takes them."""
     sha256 = next(iter(BLOBS))
     return {
-        "model": "digits", "number": "1", "device_id": "d-0", "sha256": sha256, "old": sha256, "channel": "stable",
-        "rollout": (live(hub) or [start(hub)])[0], "order": "pause", "sample": "s1", "alarm": "1", "version": "1",
-        "job": queue.submit(hub.hub, "retrain", model="digits", actor="test").id, "kind": "retrain",
-        "request_id": hub.async_request(), "command": send_command(hub.hub, "d-0", "diagnose", {}),
-    }  # fmt: skip
+        "model": "digits",
+        "number": "1",
+        "device_id": "d-0",
+        "sha256": sha256,
+        "old": sha256,
+        "channel": "stable",
+        "rollout": (live(hub) or [start(hub)])[0],
+        "order": "pause",
+        "sample": "s1",
+        "alarm": "1",
+        "version": "1",
+        "job": queue.submit(hub.hub, "retrain", model="digits", actor="test").id,
+        "kind": "retrain",
+        "request_id": hub.async_request(),
+        "command": send_command(hub.hub, "d-0", "diagnose", {}),
+    }
 
 
 def made_known(values: Any, known: dict[str, str], path: str) -> None:

@@ -49,9 +49,13 @@ def test_every_datatype_in_every_way(
 ) -> None:
     wanted = [triton.InferRequestedOutput(f"out_{k.lower()}", binary_data=answer_binary) for k in DTYPES]
     found = client.infer(
-        "any", tensors(binary=binary), outputs=wanted, headers=dict(door.headers),  # the client writes into them
-        request_compression_algorithm=squeeze, response_compression_algorithm=answer_squeeze,
-    )  # fmt: skip
+        "any",
+        tensors(binary=binary),
+        outputs=wanted,
+        headers=dict(door.headers),  # the client writes into them
+        request_compression_algorithm=squeeze,
+        response_compression_algorithm=answer_squeeze,
+    )
     for kind in DTYPES:
         answer, sent = found.as_numpy(f"out_{kind.lower()}"), example(kind)
         if kind == "BYTES" and not answer_binary:
@@ -145,10 +149,19 @@ def test_every_refusal_is_json_and_names_the_methods(
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"", 200), (b"{}", 200), (b'{"ready": true}', 200), (b'{"repository_name": "r", "x": 1}', 200),
-     (b'{"ready": null}', 200), (b'{"ready": 1}', 400), (b"[]", 400), (b"{", 400), (b"\xff", 400),
-     (b" " * 70_000, 413)],
-)  # fmt: skip
+    [
+        (b"", 200),
+        (b"{}", 200),
+        (b'{"ready": true}', 200),
+        (b'{"repository_name": "r", "x": 1}', 200),
+        (b'{"ready": null}', 200),
+        (b'{"ready": 1}', 400),
+        (b"[]", 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b" " * 70_000, 413),
+    ],
+)
 def test_what_is_asked_of_the_index(door: Door, body: bytes, status: int) -> None:
     found, document, _ = ask(door, "POST", "/v2/repository/index", body)
     assert found == status

@@ -152,8 +152,10 @@ def test_ports_and_the_checks_of_health_are_the_codes() -> None:
 
 def test_the_compose_file_gives_the_hub_its_database_and_nothing_to_strangers() -> None:
     hub, postgres = SERVICES["hub"], SERVICES["postgres"]
-    given = {name: value.replace("${POSTGRES_PASSWORD:?run ./make-secrets}", "s3cret")
-             for name, value in hub["environment"].items()}  # fmt: skip
+    given = {
+        name: value.replace("${POSTGRES_PASSWORD:?run ./make-secrets}", "s3cret")
+        for name, value in hub["environment"].items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in given.items():
             patch.setenv(name, value)
@@ -170,8 +172,10 @@ def test_the_compose_file_gives_the_hub_its_database_and_nothing_to_strangers() 
 
 def test_minio_is_the_hubs_alone_and_the_hub_finds_its_bucket_there() -> None:
     hub, minio, maker = (WITH_MINIO[name] for name in ("hub", "minio", "minio-bucket"))
-    said = {name: value.replace("${MINIO_PASSWORD:?run ./make-secrets}", "s3cret")
-            for name, value in hub["environment"].items()}  # fmt: skip
+    said = {
+        name: value.replace("${MINIO_PASSWORD:?run ./make-secrets}", "s3cret")
+        for name, value in hub["environment"].items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in said.items():
             patch.setenv(name, value)

@@ -147,7 +147,10 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap():
 
 def test_prometheus_takes_rules_and_configuration_and_the_rules_hold_on_series(tmp_path):
     promtool = require("promtool", "prometheus")
-    for words in (("check", "rules", RULES), ("check", "config", "--syntax-only", CONFIG),
-                  ("test", "rules", Path(__file__).with_name("alerts_test.yml"))):  # fmt: skip
+    for words in (
+        ("check", "rules", RULES),
+        ("check", "config", "--syntax-only", CONFIG),
+        ("test", "rules", Path(__file__).with_name("alerts_test.yml")),
+    ):
         done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr

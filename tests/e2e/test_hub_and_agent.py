@@ -38,9 +38,11 @@ def publish(hub: OperatedHub, folder: Path) -> None:
     for path in folder.iterdir():
         hub.call("PUT", f"/api/v1/blobs/{path.name}", path.read_bytes())
     assert hub.call("POST", "/api/v1/models/tiny/releases", encode_manifest(made.manifest))["number"] == 1
-    hub.call("PUT", "/api/v1/channels/stable/models/tiny", {
-        "release": 1, "probation": {"seconds": 1, "requests": 5}, "bench": {"on_commit": True, "rounds": 20},
-    })  # fmt: skip
+    hub.call(
+        "PUT",
+        "/api/v1/channels/stable/models/tiny",
+        {"release": 1, "probation": {"seconds": 1, "requests": 5}, "bench": {"on_commit": True, "rounds": 20}},
+    )
     hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": 2}})
 
 

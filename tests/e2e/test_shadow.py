@@ -66,9 +66,15 @@ def begin(hub: HubFixture, device: Device, release: int) -> str:
     with hub.hub.session() as session:
         session.get(DeviceRow, device.enrollment.device_id).info = {"capabilities": ["shadow"]}
     return create_rollout(
-        hub.hub, model="tiny", release=release, channel="stable", stages=[100], guard={"evidence": "install"},
-        shadow={"devices": 1, "inputs": REQUESTS}, actor="test",
-    ).id  # fmt: skip
+        hub.hub,
+        model="tiny",
+        release=release,
+        channel="stable",
+        stages=[100],
+        guard={"evidence": "install"},
+        shadow={"devices": 1, "inputs": REQUESTS},
+        actor="test",
+    ).id
 
 
 async def compare(agent: Agent, shadows: Shadows) -> None:
@@ -89,11 +95,16 @@ def tell(hub: HubFixture, device: Device, agent: Agent) -> None:
             topics.uplink(name, "telemetry" if record.kind == "window" else "report"),
             encode_msgpack(
                 Envelope(
-                    device=name, spool=agent.spool.id, seq=number, base=1, at=record.at, kind=record.kind,
+                    device=name,
+                    spool=agent.spool.id,
+                    seq=number,
+                    base=1,
+                    at=record.at,
+                    kind=record.kind,
                     body=msgspec.Raw(record.body),
                 )
             ),
         )
         for number, record in enumerate(agent.spool.after(0, 1000), 1)
-    ]  # fmt: skip
+    ]
     Ingestor(hub.hub).take(messages)

@@ -62,8 +62,13 @@ def environment_of(hub: OperatedHub) -> dict[str, str]:
 def simulate(hub: OperatedHub, folder: Path, *arguments: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "fleet.cli.main", "simulate", *arguments, "--dir", str(folder), "--json"],
-        env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+        env=environment_of(hub),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -99,15 +104,29 @@ def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "fleet.cli.main", "simulate", *arguments, "--dir", str(tmp_path / "s")],
-            env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            env=environment_of(hub),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode not in (0, 1) and words in done.stderr, done.stderr
 
 
 def test_an_end_by_hand_lets_the_devices_say_goodbye(hub: OperatedHub, identities: Path) -> None:
     command = [
-        sys.executable, "-m", "fleet.cli.main", "simulate", "3", "--for", "1h", "--dir", str(identities), "--json"
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fleet.cli.main",
+        "simulate",
+        "3",
+        "--for",
+        "1h",
+        "--dir",
+        str(identities),
+        "--json",
+    ]
     with subprocess.Popen(command, env=environment_of(hub), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         online = "SELECT count(*) FROM device WHERE online"
         until(lambda: hub.rows(online) == [(3,)], "they are online")
@@ -121,6 +140,11 @@ def test_identities_of_another_channel_are_not_taken_for_this_one(hub: OperatedH
     hub.call("POST", "/api/v1/channels", {"name": "beta"})
     done = subprocess.run(
         [sys.executable, "-m", "fleet.cli.main", "simulate", "1", "--channel", "beta", "--dir", str(identities)],
-        env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=environment_of(hub),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 1 and "for channel 'stable'" in done.stderr and "no device" in done.stderr, done.stderr

@@ -69,8 +69,17 @@ def test_an_installed_release_is_measured_from_the_agents_store(tmp_path, capsys
 def test_a_model_that_answers_wrongly_is_not_timed(compiled, tmp_path):
     wrong = models.release(tmp_path / "wrong", data=models.onnx_bytes(swap=True), cloud=False)
     with pytest.raises(ModelLoadError, match="is off by") as caught:
-        measured(Case(model="tiny", release=1, manifest=wrong.manifest, variant="onnx-fp32", runtime="onnxruntime",
-                      blobs=str(wrong.blobs), rounds=5))  # fmt: skip
+        measured(
+            Case(
+                model="tiny",
+                release=1,
+                manifest=wrong.manifest,
+                variant="onnx-fp32",
+                runtime="onnxruntime",
+                blobs=str(wrong.blobs),
+                rounds=5,
+            )
+        )
     assert caught.value.reason == "selftest-failed"
 
 

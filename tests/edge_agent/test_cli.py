@@ -65,8 +65,11 @@ def test_infer_and_status_of_a_running_agent(running, capsys):
     np.testing.assert_allclose(document["outputs"]["logits"], models.answer(np.array([[9, 0, 0, 0]], np.float32)))
     assert main(["status", "--dir", str(running), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "running": True, "source": "agent", "pid": os.getpid(), "models": ["tiny"],
-    }  # fmt: skip
+        "running": True,
+        "source": "agent",
+        "pid": os.getpid(),
+        "models": ["tiny"],
+    }
     assert main(["infer", "other", "--input", str(running / "x.npy"), "--dir", str(running)]) == 3
 
 

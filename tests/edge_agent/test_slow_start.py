@@ -110,10 +110,13 @@ def test_a_model_that_loads_long_keeps_no_probation_of_another_from_its_end(tmp_
     StateFile(directory).put_model(
         "tiny",
         ModelState(
-            state="probation", active=new, previous=old, target=UpdateTarget(held=new),
+            state="probation",
+            active=new,
+            previous=old,
+            target=UpdateTarget(held=new),
             probation=Probation(seconds=3600, requests=1000),
         ),
-    )  # fmt: skip
+    )
 
     async def scenario() -> None:
         settings = "start_wait_s = 0.1\nhealth_tick_s = 0.01\nretry_first_s = 60.0\n"

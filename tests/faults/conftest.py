@@ -32,9 +32,11 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int) -> None:
         stats = terminalreporter.stats
         skipped = [f"{report.nodeid}: {report.longrepr[2]}" for report in stats.get("skipped", [])]
         to = results.write(
-            Path(os.environ["EDGELOOP_FAULTS_RESULTS"]), status=int(exitstatus), skipped=skipped,
+            Path(os.environ["EDGELOOP_FAULTS_RESULTS"]),
+            status=int(exitstatus),
+            skipped=skipped,
             deselected=sum(item.get_closest_marker("fault") is not None for item in stats.get("deselected", [])),
-        )  # fmt: skip
+        )
         terminalreporter.write_line(f"written to {to}")
 
 

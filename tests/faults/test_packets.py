@@ -113,9 +113,14 @@ def kept(transfer: Transfer, outcome: Outcome) -> list[str]:
     down, size = outcome.down, transfer.size
     stuck = () if outcome.arrived else ("stuck: the blob did not arrive",)
     return results.keep(
-        "packets", str(transfer),
+        "packets",
+        str(transfer),
         [Verdict(name=str(transfer), faults=stuck, struck=outcome.struck)],
-        seed=transfer.seed, size=size, broken=outcome.broken, waste=round(outcome.waste, 4),
-        hub_waste=round(down.stream / size - 1, 4), wire_waste=round(down.sent / size - 1, 4),
+        seed=transfer.seed,
+        size=size,
+        broken=outcome.broken,
+        waste=round(outcome.waste, 4),
+        hub_waste=round(down.stream / size - 1, 4),
+        wire_waste=round(down.sent / size - 1, 4),
         **{word: round(getattr(down, word) / down.packets, 3) for word in ("lost", "twice", "late", "flipped")},
-    )  # fmt: skip
+    )

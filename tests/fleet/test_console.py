@@ -17,9 +17,11 @@ from fleet import console
 from fleet.protocol.bounds import whole_number
 
 COMMANDS = {
-    "fleet": "fleet.cli.main", "cloud-hub": "cloud_hub.main", "model-compiler": "model_compiler.main",
+    "fleet": "fleet.cli.main",
+    "cloud-hub": "cloud_hub.main",
+    "model-compiler": "model_compiler.main",
     "edge-agent": "edge_agent.main",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -100,9 +100,13 @@ OURS = (messages.__name__, calls.__name__, telemetry.__name__)
 def test_every_message_has_an_example() -> None:
     examples_of = {type(v) for v in [*examples.JSON.values(), *examples.MSGPACK.values()]}
     nested = {
-        telemetry.PairCounts, telemetry.QuantileData, telemetry.InputSummary, messages.Array, messages.Sample,
+        telemetry.PairCounts,
+        telemetry.QuantileData,
+        telemetry.InputSummary,
+        messages.Array,
+        messages.Sample,
         messages.MqttEndpoint,
-    }  # fmt: skip
+    }
     declared = {
         kind
         for _, kind in inspect.getmembers(messages, inspect.isclass)

@@ -60,11 +60,16 @@ def test_a_model_that_answers_nan_is_not_imported(request_, tmp_path):
     from onnx import TensorProto, helper, save_model
 
     graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Log", ["f"], ["l"]),
-         helper.make_node("Mul", ["l", "l"], ["m"]), helper.make_node("Sub", ["m", "m"], ["y"])], "g",
+        [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("Log", ["f"], ["l"]),
+            helper.make_node("Mul", ["l", "l"], ["m"]),
+            helper.make_node("Sub", ["m", "m"], ["y"]),
+        ],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
-    )  # fmt: skip
+    )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save_model(made, str(tmp_path / "nan.onnx"))
     np.savez(tmp_path / "v.npz", x=np.zeros((20, 1, 8, 8), np.float32), y=np.zeros(20, int))
@@ -93,10 +98,12 @@ def test_external_data_is_refused(tmp_path):
 
     weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 2], np.ones(2, np.float32).tobytes(), raw=True)
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "w"], ["y"])], "g",
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])], [weight],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [weight],
+    )
     path = tmp_path / "outside.onnx"
     onnx.save_model(helper.make_model(graph), str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
     np.savez(tmp_path / "v.npz", x=np.ones((4, 2), np.float32), y=np.zeros(4, int))
@@ -139,9 +146,15 @@ def test_a_later_release_carries_patches_from_an_earlier_one(compiled, request_,
     with torch.no_grad():
         nudged.dense.bias += 0.05
     later = compile_release(
-        replace(request_, module=nudged, cloud=None, targets=("litert-int8", "litert-fp32"), earlier=(compiled.out,),
-                out=tmp_path / "later")
-    )  # fmt: skip
+        replace(
+            request_,
+            module=nudged,
+            cloud=None,
+            targets=("litert-int8", "litert-fp32"),
+            earlier=(compiled.out,),
+            out=tmp_path / "later",
+        )
+    )
     patches = sorted((later.out / "deltas").glob("*/*"))
     assert patches
     for patch in patches:

@@ -48,11 +48,14 @@ W = RANDOM.normal(size=(4, 3))
 def many_kinds() -> bytes:
     """Truth values, double precision of any length, a scalar; a hidden output, the class, and the scores."""
     nodes = [
-        ("Cast", ["flags"], ["on"], {"to": 11}), ("ReduceMean", ["x"], ["mean"], {"axes": [1], "keepdims": 0}),
-        ("Add", ["mean", "on"], ["hidden"], {}), ("MatMul", ["hidden", "W"], ["cold"], {}),
-        ("Cast", ["heat"], ["wide"], {"to": 11}), ("Mul", ["cold", "wide"], ["scores"], {}),
+        ("Cast", ["flags"], ["on"], {"to": 11}),
+        ("ReduceMean", ["x"], ["mean"], {"axes": [1], "keepdims": 0}),
+        ("Add", ["mean", "on"], ["hidden"], {}),
+        ("MatMul", ["hidden", "W"], ["cold"], {}),
+        ("Cast", ["heat"], ["wide"], {"to": 11}),
+        ("Mul", ["cold", "wide"], ["scores"], {}),
         ("ArgMax", ["scores"], ["label"], {"axis": 1, "keepdims": 0}),
-    ]  # fmt: skip
+    ]
     inputs = {"flags": ("BOOL", ["n", 4]), "x": ("FP64", ["n", "t", 4]), "heat": ("FP32", [])}
     outputs = {"hidden": ("FP64", ["n", 4]), "label": ("INT64", ["n"]), "scores": ("FP64", ["n", 3])}
     return onnx_file(nodes, inputs, outputs, {"W": W})
@@ -164,9 +167,10 @@ def test_an_output_whose_size_differs_from_sample_to_sample_is_refused_in_words(
 def state_file() -> bytes:
     """The sum of what came so far: time varies, the state has no batch."""
     nodes = [
-        ("ReduceSum", ["x", "axis"], ["step"], {"keepdims": 0}), ("Add", ["state", "step"], ["next"], {}),
+        ("ReduceSum", ["x", "axis"], ["step"], {"keepdims": 0}),
+        ("Add", ["state", "step"], ["next"], {}),
         ("ReduceMax", ["next"], ["loudest"], {"keepdims": 0}),
-    ]  # fmt: skip
+    ]
     inputs = {"x": ("FP32", ["t", 4]), "state": ("FP32", [4])}
     outputs = {"loudest": ("FP32", []), "next": ("FP32", [4])}
     return onnx_file(nodes, inputs, outputs, {"axis": np.array([0])})
@@ -436,9 +440,11 @@ def remembering(*, resource: bool) -> bytes:
         )
     between = {"handle": ("INT32", []), "sum": ("FP32", [1, 4])}
     nodes = [
-        Node("VAR_HANDLE", [], ["handle"]), Node("READ_VARIABLE", ["handle"], ["sum"]),
-        Node("ADD", ["x", "sum"], ["y"]), Node("ASSIGN_VARIABLE", ["handle", "y"], []),
-    ]  # fmt: skip
+        Node("VAR_HANDLE", [], ["handle"]),
+        Node("READ_VARIABLE", ["handle"], ["sum"]),
+        Node("ADD", ["x", "sum"], ["y"]),
+        Node("ASSIGN_VARIABLE", ["handle", "y"], []),
+    ]
     return litert_file(nodes, x, y, between=between)
 
 

@@ -89,9 +89,13 @@ def test_the_verdict_says_worse_and_slower() -> None:
     outputs = reference.copy()
     outputs[Y == 2] = np.eye(4, dtype=np.float32)[1]
     found = verdict.judge(
-        metrics.parse("accuracy"), {"logits": outputs}, {"logits": reference}, Y,
-        cost=verdict.Figures(9, 30, 40), reference_cost=verdict.Figures(9, 10, 20),
-    )  # fmt: skip
+        metrics.parse("accuracy"),
+        {"logits": outputs},
+        {"logits": reference},
+        Y,
+        cost=verdict.Figures(9, 30, 40),
+        reference_cost=verdict.Figures(9, 10, 20),
+    )
     assert (found.value, found.reference, found.agreement, found.worst_class_drop) == (0.75, 1.0, 0.75, 1.0)
     assert found.drop_points == pytest.approx(25)
     assert [note.split(":")[0] for note in found.notes] == ["worse", "slower"]
@@ -205,11 +209,14 @@ def test_a_source_file_that_fails_is_named(text: str, words: str, tmp_path: Path
         load_torch(f"{tmp_path / 'model.py'}:net", None)
 
 
-@pytest.mark.parametrize(("text", "outputs", "groups"), [
-    ("regression:tolerance=1", np.arange(12.0)[:, None], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
-    ("multi-label", np.eye(2)[[0, 1, 0, 1]], [0, 1, 0, 1]),
-    ("embedding", np.eye(3), [0, 0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "outputs", "groups"),
+    [
+        ("regression:tolerance=1", np.arange(12.0)[:, None], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
+        ("multi-label", np.eye(2)[[0, 1, 0, 1]], [0, 1, 0, 1]),
+        ("embedding", np.eye(3), [0, 0, 0]),
+    ],
+)
 def test_a_few_rows_stand_for_what_answers_have_in_common(text: str, outputs: np.ndarray, groups: list[int]) -> None:
     spec = tasking.parse(text)
     found = tasking.groups_of(spec, ("a", "b"), {"y": outputs.astype(np.float32)}, classes=False)

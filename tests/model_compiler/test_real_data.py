@@ -50,9 +50,12 @@ def test_keyword_spotting_agrees_with_its_float_model_as_published(tmp_path):
     detail = Interpreter(str(models / "kws_dscnn_int8.tflite")).get_input_details()[0]
     data = keyword_spotting(detail["quantization"])
     made = imported(
-        models / "kws_dscnn_int8.tflite", data, tmp_path / "r", reference=models / "kws_dscnn_f32.tflite",
+        models / "kws_dscnn_int8.tflite",
+        data,
+        tmp_path / "r",
+        reference=models / "kws_dscnn_f32.tflite",
         gate=Gate(max_drop_points=1.0, min_agreement=0.98),
-    )  # fmt: skip
+    )
     (variant,) = made.manifest.variants
     verdict = variant.verdict
     assert (verdict.value, verdict.reference) == pytest.approx((0.902, 0.900), abs=5e-4)
@@ -161,9 +164,11 @@ def test_an_mnist_student_loses_nothing_in_int8_and_shrinks(tmp_path):
         CompileRequest(
             calibration=make_dataset(*parts["calibration"], "calibration"),
             validation=make_dataset(*parts["validation"], "validation"),
-            targets=("litert-int8", "litert-fp32"), module=net.eval(), out=tmp_path / "r",
+            targets=("litert-int8", "litert-fp32"),
+            module=net.eval(),
+            out=tmp_path / "r",
         )
-    )  # fmt: skip
+    )
     int8, fp32 = (made.manifest.variant(name) for name in ("litert-int8", "litert-fp32"))
     assert fp32.verdict.value > 0.93
     assert abs(int8.verdict.drop_points) <= 0.3
@@ -183,10 +188,13 @@ def test_a_table_with_three_percent_positives_is_judged_by_its_auc(tmp_path):
         CompileRequest(
             calibration=make_dataset(*parts["calibration"], "calibration"),
             validation=make_dataset(*parts["validation"], "validation"),
-            targets=("litert-int8", "litert-fp32"), metric=metrics.parse("auc"), labels=("fine", "failing"),
-            module=train(*(torch.from_numpy(array) for array in parts["train"]), epochs=20), out=tmp_path / "r",
+            targets=("litert-int8", "litert-fp32"),
+            metric=metrics.parse("auc"),
+            labels=("fine", "failing"),
+            module=train(*(torch.from_numpy(array) for array in parts["train"]), epochs=20),
+            out=tmp_path / "r",
         )
-    )  # fmt: skip
+    )
     assert 0.02 < parts["validation"][1].mean() < 0.05
     for variant in made.manifest.variants:
         verdict = variant.verdict

@@ -35,9 +35,17 @@ def imported(tmp_path: Path, file: bytes, data: dict[str, Any], *options: str, e
     (tmp_path / "model.onnx").write_bytes(file)
     np.savez(tmp_path / "v.npz", **data)
     return run(
-        "import", tmp_path / "model.onnx", "--validation", tmp_path / "v.npz", "--out", tmp_path / "r",
-        "--metric", "exact", *options, expect=expect,
-    )  # fmt: skip
+        "import",
+        tmp_path / "model.onnx",
+        "--validation",
+        tmp_path / "v.npz",
+        "--out",
+        tmp_path / "r",
+        "--metric",
+        "exact",
+        *options,
+        expect=expect,
+    )
 
 
 def manifest(tmp_path: Path) -> Manifest:

@@ -27,18 +27,24 @@ def onnx_file(nodes: Sequence[Any], inputs: Shapes, outputs: Shapes, constants: 
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {
-        "BOOL": TensorProto.BOOL, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE,
+        "BOOL": TensorProto.BOOL,
+        "FP16": TensorProto.FLOAT16,
+        "FP32": TensorProto.FLOAT,
+        "FP64": TensorProto.DOUBLE,
         "BYTES": TensorProto.STRING,
         **{f"{u}INT{n}": getattr(TensorProto, f"{u}INT{n}") for u in ("", "U") for n in (8, 16, 32, 64)},
-    }  # fmt: skip
+    }
 
     def values(shapes: Shapes) -> list[Any]:
         return [helper.make_tensor_value_info(name, kinds[kind], list(s)) for name, (kind, s) in shapes.items()]
 
     graph = helper.make_graph(
-        [helper.make_node(kind, into, out, **more) for kind, into, out, more in nodes], "any",
-        values(inputs), values(outputs), [numpy_helper.from_array(a, name) for name, a in (constants or {}).items()],
-    )  # fmt: skip
+        [helper.make_node(kind, into, out, **more) for kind, into, out, more in nodes],
+        "any",
+        values(inputs),
+        values(outputs),
+        [numpy_helper.from_array(a, name) for name, a in (constants or {}).items()],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -78,13 +84,19 @@ def release(
         for asked, answered in golden
     ]
     section = SelfTest(
-        blob=put(blobs, selftest.encode_vectors(vectors)), vectors=len(vectors), tolerance={variants[0].name: 1e-4},
+        blob=put(blobs, selftest.encode_vectors(vectors)),
+        vectors=len(vectors),
+        tolerance={variants[0].name: 1e-4},
         min_agreement=0.0,
-    )  # fmt: skip
+    )
     manifest = Manifest(
-        inputs=inputs, outputs=outputs, variants=tuple(variants), selftest=section,
-        preprocess=steps or msgspec.UNSET, requires=required_by(steps),
-    )  # fmt: skip
+        inputs=inputs,
+        outputs=outputs,
+        variants=tuple(variants),
+        selftest=section,
+        preprocess=steps or msgspec.UNSET,
+        requires=required_by(steps),
+    )
     return InstalledRelease(model="any", number=1, manifest=manifest, variant=variants[0], blobs=blobs)
 
 
@@ -103,5 +115,10 @@ def _arrays(arrays: Arrays) -> tuple[Any, ...]:
 
 def _variant(name: str, runtime: str, placement: str, blob: Blob) -> Variant:
     return Variant(
-        name=name, runtime=runtime, precision="fp32", placement=placement, blob=blob, verdict=verdict()  # type: ignore[arg-type]
-    )  # fmt: skip
+        name=name,
+        runtime=runtime,
+        precision="fp32",
+        placement=placement,
+        blob=blob,
+        verdict=verdict(),  # type: ignore[arg-type]
+    )

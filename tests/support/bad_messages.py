@@ -32,11 +32,18 @@ def replaced(body: Any, **changes: Any) -> dict[str, Any]:
 def numbered(device: str) -> Iterator[tuple[str, Callable[[int], bytes]]]:
     """Bad records whose number can be read: they are numbered off. A name, and the envelope by its number."""
     for name, fields in {
-        "at-nan": {"at": NAN}, "at-infinite": {"at": INFINITE}, "at-negative": {"at": -1.0}, "at-text": {"at": "now"},
-        "at-missing": {"at": ...}, "kind-number": {"kind": 7}, "kind-nul": {"kind": NUL},
+        "at-nan": {"at": NAN},
+        "at-infinite": {"at": INFINITE},
+        "at-negative": {"at": -1.0},
+        "at-text": {"at": "now"},
+        "at-missing": {"at": ...},
+        "kind-number": {"kind": 7},
+        "kind-nul": {"kind": NUL},
         "kind-long": {"kind": "k" * 9000},
-        "body-missing": {"body": ...}, "body-nil": {"body": None}, "body-list": {"body": [1, 2, 3]},
-    }.items():  # fmt: skip
+        "body-missing": {"body": ...},
+        "body-nil": {"body": None},
+        "body-list": {"body": [1, 2, 3]},
+    }.items():
         yield name, lambda seq, fields=fields: envelope(device, seq, **fields)
     bodies: dict[str, tuple[str, Any]] = {
         "state-unknown": ("model", replaced(REPORT, state="dreaming")),
@@ -68,7 +75,7 @@ def numbered(device: str) -> Iterator[tuple[str, Callable[[int], bytes]]]:
         "sketch-odd": ("window", replaced(WINDOW, sketch=SketchData(sketch_id="s", count=4, sums=b"\0" * 7))),
         "sketch-count": ("window", replaced(WINDOW, sketch=SketchData(sketch_id="s", count=1 << 62, sums=b"\0" * 8))),
         "sketch-id": ("window", replaced(WINDOW, sketch=SketchData(sketch_id=NUL, count=4, sums=b"\0" * 8))),
-    }  # fmt: skip
+    }
     for name, (kind, body) in bodies.items():
         yield name, lambda seq, kind=kind, body=body: envelope(device, seq, body, kind)
 

@@ -90,9 +90,14 @@ class Device:
         }
         children = options.pop("children", None) or WarmChildren(self.config.dir)
         self.updater = make_updater(
-            self.config, self.enrollment.device_id, self.enrollment.channel, self.activator, self.reporter, children,
+            self.config,
+            self.enrollment.device_id,
+            self.enrollment.channel,
+            self.activator,
+            self.reporter,
+            children,
             **options,
-        )  # fmt: skip
+        )
         return self.updater
 
     def look(self) -> bool:

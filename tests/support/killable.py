@@ -20,9 +20,15 @@ from tests.support.updaters import make_updater
 async def main(directory: Path, device: str, channel: str) -> None:
     shadows = Shadows(ChildProcesses(directory), Copies(), FakeSink())
     updater = make_updater(
-        load(directory), device, channel, FakeActivator(), FakeReporter(), ProcessChildren(directory),
-        kinds=tuple(runtimes.kinds()), shadows=shadows,
-    )  # fmt: skip
+        load(directory),
+        device,
+        channel,
+        FakeActivator(),
+        FakeReporter(),
+        ProcessChildren(directory),
+        kinds=tuple(runtimes.kinds()),
+        shadows=shadows,
+    )
     await updater.start()
     await updater.run()
 

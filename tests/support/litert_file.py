@@ -12,10 +12,16 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.support.any_model import Arrays, Shapes
 
 TYPES = {
-    "FP16": schema.TensorType.FLOAT16, "FP32": schema.TensorType.FLOAT32, "FP64": schema.TensorType.FLOAT64,
-    "BOOL": schema.TensorType.BOOL, "UINT8": schema.TensorType.UINT8, "INT8": schema.TensorType.INT8,
-    "INT32": schema.TensorType.INT32, "INT64": schema.TensorType.INT64, "BYTES": schema.TensorType.STRING,
-}  # fmt: skip
+    "FP16": schema.TensorType.FLOAT16,
+    "FP32": schema.TensorType.FLOAT32,
+    "FP64": schema.TensorType.FLOAT64,
+    "BOOL": schema.TensorType.BOOL,
+    "UINT8": schema.TensorType.UINT8,
+    "INT8": schema.TensorType.INT8,
+    "INT32": schema.TensorType.INT32,
+    "INT64": schema.TensorType.INT64,
+    "BYTES": schema.TensorType.STRING,
+}
 
 
 class Node(NamedTuple):

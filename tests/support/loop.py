@@ -107,11 +107,17 @@ class Device:
         with hub.hub.session() as session:
             session.add(
                 DeviceRow(
-                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="-",
-                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                    id=name,
+                    public_key="-",
+                    key_fingerprint=name,
+                    certificate="-",
+                    certificate_serial="-",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
                     info={"capabilities": list(runtimes.capabilities())},
                 )
-            )  # fmt: skip
+            )
 
     def close(self) -> None:
         """End its event loop, and close its files."""
@@ -166,11 +172,16 @@ class Device:
         taken = spool.after(0, 1000)
         sent = [
             Envelope(
-                device=self.name, spool=spool.id, seq=record.seq, base=spool.base, at=record.at, kind=record.kind,
+                device=self.name,
+                spool=spool.id,
+                seq=record.seq,
+                base=spool.base,
+                at=record.at,
+                kind=record.kind,
                 body=Raw(record.body),
             )
             for record in taken
-        ]  # fmt: skip
+        ]
         topic = topics.uplink(self.name, "report")
         Ingestor(self.hub.hub).take([Message(topic, encode_msgpack(envelope)) for envelope in sent])
         spool.commit(taken[-1].seq if taken else 0)
@@ -263,9 +274,16 @@ def compiled(recipe: Path, trained: Path, out: Path) -> Path:
     own = load_recipe(str(recipe)).recipe
     student = next(path for path in (trained / "student.pt2", trained / "student.onnx") if path.exists())
     command = [
-        "compile", student, "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
-        "--out", out, *(word for target in own.targets for word in ("--target", target)),
-    ]  # fmt: skip
+        "compile",
+        student,
+        "--calibration",
+        trained / "calibration.npz",
+        "--validation",
+        trained / "validation.npz",
+        "--out",
+        out,
+        *(word for target in own.targets for word in ("--target", target)),
+    ]
     for option, value in (
         ("--task", own.task),
         ("--labels", ",".join(own.labels)),
@@ -294,9 +312,12 @@ def validation_of(hub: HubFixture, model: str, recipe: Path, snapshot: str, fold
     with hub.hub.reading() as session:
         fixed = interface_release(session, model)
     request = RunRequest(
-        load_recipe(str(recipe)), folder / "again", seed=1, snapshot=snapshots.load(hub.hub, snapshot),
+        load_recipe(str(recipe)),
+        folder / "again",
+        seed=1,
+        snapshot=snapshots.load(hub.hub, snapshot),
         contract=contract_of(hub.hub, model, fixed),
-    )  # fmt: skip
+    )
     settled = settle_run(request)
     part = deal_run(request, settled).validation.with_labels()
     return make_dataset(part.inputs, part.y, "validation", non_finite=settled.loose, precise=True)

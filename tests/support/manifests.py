@@ -99,17 +99,26 @@ def small_release(
     theirs = cloud or hollow_onnx([t.name for t in inputs], [t.name for t in outputs], f"cloud model {seed}" * 50)
     measured = verdict(**(verdict_changes or {}))
     edge = Variant(
-        name="litert-int8", runtime="litert", precision="int8", placement="edge",
-        blob=blob(edge_file or b"edge model %d" % seed * 50), verdict=measured,
-    )  # fmt: skip
+        name="litert-int8",
+        runtime="litert",
+        precision="int8",
+        placement="edge",
+        blob=blob(edge_file or b"edge model %d" % seed * 50),
+        verdict=measured,
+    )
     variants = [edge]
     if cloud is not None:
         variants.append(
             Variant(
-                name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
-                blob=blob(theirs), verdict=verdict(latency_ratio=20.0), twin=twin,
+                name="onnx-fp32",
+                runtime="onnx",
+                precision="fp32",
+                placement="cloud",
+                blob=blob(theirs),
+                verdict=verdict(latency_ratio=20.0),
+                twin=twin,
             )
-        )  # fmt: skip
+        )
     manifest = Manifest(
         requires=requires,
         task=task,
@@ -121,5 +130,5 @@ def small_release(
         selftest=SelfTest(blob=blob(b"vectors"), vectors=8, tolerance={"litert-int8": 0.05}),
         sketch=sketch,
         gate=gate or Gate(max_drop_points=1.0, max_latency_ratio=2.0),
-    )  # fmt: skip
+    )
     return encode_manifest(manifest), blobs

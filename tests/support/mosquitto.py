@@ -59,10 +59,17 @@ class Broker:
             else f"password_file {logins}"
         )
         lines = [
-            f"listener {self.port} 127.0.0.1", f"cafile {self.ca}", f"certfile {self.folder}/server.pem",
-            f"keyfile {self.folder}/server.key", "allow_anonymous false", who, f"acl_file {self.folder}/acl",
-            "log_dest stderr", "user root", "",
-        ]  # fmt: skip
+            f"listener {self.port} 127.0.0.1",
+            f"cafile {self.ca}",
+            f"certfile {self.folder}/server.pem",
+            f"keyfile {self.folder}/server.key",
+            "allow_anonymous false",
+            who,
+            f"acl_file {self.folder}/acl",
+            "log_dest stderr",
+            "user root",
+            "",
+        ]
         configuration = self._file("mosquitto.conf", "\n".join(lines).encode())
         with (self.folder / "log").open("ab") as output:
             self._child = subprocess.Popen([self.binary, "-c", str(configuration)], stdout=output, stderr=output)

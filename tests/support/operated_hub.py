@@ -50,9 +50,16 @@ class OperatedHub:
         self.base, self.directory = base, base / "hub"
         self.port, self.broker_port = free_port(), free_port()
         made = command(
-            "cloud-hub", "init", str(self.directory), "--offline-keys", str(base / "offline"),
-            "--token-file", str(base / "token"), "--json", *options,
-        )  # fmt: skip
+            "cloud-hub",
+            "init",
+            str(self.directory),
+            "--offline-keys",
+            str(base / "offline"),
+            "--token-file",
+            str(base / "token"),
+            "--json",
+            *options,
+        )
         self.token = json.loads(made)["admin_token"]
         self.url = f"https://127.0.0.1:{self.port}"
         self.context = ssl.create_default_context(cafile=str(self.directory / "keys" / "ca.pem"))
@@ -65,8 +72,11 @@ class OperatedHub:
         with (self.base / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cloud_hub", "serve", str(self.directory), "--port", str(self.port)],
-                env={**ENVIRONMENT, **settings}, stdout=log, stderr=log, cwd=ROOT,
-            )  # fmt: skip
+                env={**ENVIRONMENT, **settings},
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+            )
         until(self._healthy, "the hub answers")
 
     def _healthy(self) -> bool:

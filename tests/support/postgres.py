@@ -34,8 +34,17 @@ def cluster() -> Iterator[str]:
     data = base / "data"
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, user=user, group=user, extra_groups=[] if user else None, cwd=base,
-                              capture_output=True, text=True, timeout=240, check=False)  # fmt: skip
+        done = subprocess.run(
+            command,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            cwd=base,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         log = base / "log"
         assert done.returncode == 0, f"{command[0]}: {done.stderr}{log.read_text() if log.exists() else ''}"
 

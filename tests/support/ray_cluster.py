@@ -45,9 +45,13 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         common: dict[str, Any] = {
-            "num_cpus": 1, "num_gpus": 0, "object_store_memory": STORE, "include_dashboard": False,
-            "include_log_monitor": False, "no_monitor": True,
-        }  # fmt: skip
+            "num_cpus": 1,
+            "num_gpus": 0,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+            "include_log_monitor": False,
+            "no_monitor": True,
+        }
         head = {**common, "_system_config": SYSTEM, "temp_dir": temporary}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._second = self._cluster.add_node(**common)
@@ -82,11 +86,15 @@ def two_nodes() -> Iterator[TwoNodes]:
     with folder() as temporary, pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's only way to say: loopback
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": str(temporary.parent),
-            "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": str(temporary.parent),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "OMP_NUM_THREADS": "1",
             "RAY_gcs_server_port_wait_time_s": str(PATIENCE_S),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        }.items():  # fmt: skip
+        }.items():
             patch.setenv(name, value)
         _wait_longer(patch)
         nodes = TwoNodes(str(temporary))

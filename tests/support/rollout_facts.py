@@ -52,9 +52,13 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
         if lacking(device, needed):
             continue  # it is held back, and keeps what it has: neither cohort nor control
         target = resolve(
-            assigned, plan.model, device.id, groups=frozenset(groups_of(group_secret, device.labels)),
-            pin=device.pins.get(plan.model), committed=plan.from_release,
-        )  # fmt: skip
+            assigned,
+            plan.model,
+            device.id,
+            groups=frozenset(groups_of(group_secret, device.labels)),
+            pin=device.pins.get(plan.model),
+            committed=plan.from_release,
+        )
         report = reports.get(device.id)
         if target is not None and target.rollout is not None:
             fact = _cohort_fact(plan, progress, device, report, said.get(device.id, _nothing(plan, device.id)))
@@ -135,13 +139,20 @@ def _cohort_fact(
         failed=failed or bool(reason),
         reason=reason,
         pairs=Pairs(
-            both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither,
-            repeats=said.repeats, unnamed=said.unnamed, claimed=said.claimed, outvoted=said.outvoted,
+            both=said.both,
+            only_old=said.only_old,
+            only_new=said.only_new,
+            neither=said.neither,
+            repeats=said.repeats,
+            unnamed=said.unnamed,
+            claimed=said.claimed,
+            outvoted=said.outvoted,
             disputed=said.disputed,
         ),
         untried=report is not None and report.untried and not said.answered,
-        quiet_s=longest(device.quiet_s, device.quiet_before_s), silenced_at=said.silent_at,
-    )  # fmt: skip
+        quiet_s=longest(device.quiet_s, device.quiet_before_s),
+        silenced_at=said.silent_at,
+    )
 
 
 def _failing(said: PairEvidence) -> str:
@@ -168,10 +179,13 @@ def _control_fact(
 ) -> DeviceFact:
     failed = report is not None and report.state == "rolled_back" and report.at >= progress.started_at
     return DeviceFact(
-        device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=hardware_class(device),
+        device_id=device.id,
+        last_seen=device.last_seen_at or 0.0,
+        hardware=hardware_class(device),
         failed=failed and report is not None and report.target != plan.release,
-        quiet_s=longest(device.quiet_s, device.quiet_before_s), silenced_at=None if said is None else said.silent_at,
-    )  # fmt: skip
+        quiet_s=longest(device.quiet_s, device.quiet_before_s),
+        silenced_at=None if said is None else said.silent_at,
+    )
 
 
 def unmarked(session: Session, plan: Plan, progress: Progress, facts: RolloutFacts) -> dict[str, str]:

@@ -31,9 +31,15 @@ def ordered(attempt: int = 1, *, held: HeldRelease | None = HELD, reason: str = 
 def outcome(x: np.ndarray, y: np.ndarray, *, release: int = 1, model: str = "tiny") -> Outcome:
     """A request that the device's own model answered."""
     return Outcome(
-        model=model, release=release, variant="onnx-fp32", verdict=RoutingResult(served_by="edge"), latency_s=0.001,
-        inputs={"input": x}, outputs={"logits": y}, scores=Scores(),
-    )  # fmt: skip
+        model=model,
+        release=release,
+        variant="onnx-fp32",
+        verdict=RoutingResult(served_by="edge"),
+        latency_s=0.001,
+        inputs={"input": x},
+        outputs={"logits": y},
+        scores=Scores(),
+    )
 
 
 class FakeSink:

@@ -83,18 +83,29 @@ def _events(hub: HubFixture) -> None:
     with hub.hub.session() as session:
         session.add(
             EventRow(
-                id=EVENT, at=now - 7200, kind="rollout.halted", subject=HALTED, spread_at=now,
-                message=f"rollout {HALTED} halted: {REASON}", data={"model": MODEL, "release": 3},
+                id=EVENT,
+                at=now - 7200,
+                kind="rollout.halted",
+                subject=HALTED,
+                spread_at=now,
+                message=f"rollout {HALTED} halted: {REASON}",
+                data={"model": MODEL, "release": 3},
             )
-        )  # fmt: skip
+        )
         session.flush()
         for target, state, log in (("ops", "dead", tried), ("chat", "delivered", [])):
             session.add(
                 EventDelivery(
-                    event=EVENT, target=target, state=state, tries=len(log) or 1, next_at=now, expires_at=now, log=log,
+                    event=EVENT,
+                    target=target,
+                    state=state,
+                    tries=len(log) or 1,
+                    next_at=now,
+                    expires_at=now,
+                    log=log,
                     updated_at=now,
                 )
-            )  # fmt: skip
+            )
 
 
 def _filled(channel: Channel) -> Channel:

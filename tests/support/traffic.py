@@ -27,11 +27,18 @@ def _model(_rng: np.random.Generator, seq: int) -> ModelReport:
 
 def _agent(_rng: np.random.Generator, _seq: int) -> AgentReport:
     return AgentReport(
-        agent="0.2.0", channel="stable", capabilities=("litert", "preprocessing", "pairs", "shadow"),
+        agent="0.2.0",
+        channel="stable",
+        capabilities=("litert", "preprocessing", "pairs", "shadow"),
         hardware={"machine": "aarch64", "model": "Raspberry Pi 4 Model B", "memory": "4096 MiB"},
-        runtimes={"litert": "2.3.0"}, channel_version=17, tuf={"root": 1, "targets": 9, "snapshot": 40},
-        tuf_expires={"root": 1.9e9, "snapshot": 1.8e9}, disk_free=1 << 34, bytes_down=1 << 28, bytes_up=1 << 24,
-    )  # fmt: skip
+        runtimes={"litert": "2.3.0"},
+        channel_version=17,
+        tuf={"root": 1, "targets": 9, "snapshot": 40},
+        tuf_expires={"root": 1.9e9, "snapshot": 1.8e9},
+        disk_free=1 << 34,
+        bytes_down=1 << 28,
+        bytes_up=1 << 24,
+    )
 
 
 def _result(_rng: np.random.Generator, seq: int) -> CommandResult:
@@ -40,17 +47,33 @@ def _result(_rng: np.random.Generator, seq: int) -> CommandResult:
 
 def _benchmark(_rng: np.random.Generator, seq: int) -> CommandResult:
     figures = {
-        "model": "digits", "release": 1 + seq % 3, "variant": "litert-int8", "runtime": "litert", "rounds": 200,
-        "runtime_version": "2.3.0", "agent": "0.2.0", "p50_us": 170.0 + seq, "p95_us": 260.0 + seq, "load_us": 9000.0,
-        "memory_bytes": 3 << 20, "process_bytes": 60 << 20,
-    }  # fmt: skip
+        "model": "digits",
+        "release": 1 + seq % 3,
+        "variant": "litert-int8",
+        "runtime": "litert",
+        "rounds": 200,
+        "runtime_version": "2.3.0",
+        "agent": "0.2.0",
+        "p50_us": 170.0 + seq,
+        "p95_us": 260.0 + seq,
+        "load_us": 9000.0,
+        "memory_bytes": 3 << 20,
+        "process_bytes": 60 << 20,
+    }
     return CommandResult(id="", ok=True, kind="benchmark", data=figures)
 
 
 def _window(rng: np.random.Generator, seq: int) -> Window:
     """A minute of a classifier with ten classes: drawn rows in a sketch of 512 features, one image among its inputs."""
-    counters = {"requests": 600, "edge": 580, "cloud": 20, "deferred": 20, "audited": 12, "audit_agree": 11,
-                "latency_us_sum": 120_000}  # fmt: skip
+    counters = {
+        "requests": 600,
+        "edge": 580,
+        "cloud": 20,
+        "deferred": 20,
+        "audited": 12,
+        "audit_agree": 11,
+        "latency_us_sum": 120_000,
+    }
     figures = np.sort(rng.random((3, 8), np.float32))
     figures[:, :3] = 1.0, 0.5, 0.2
     return Window(
@@ -77,8 +100,13 @@ def _paired(rng: np.random.Generator, seq: int) -> Window:
 
 
 BUILD: dict[str, Build] = {
-    "model": _model, "agent": _agent, "result": _result, "benchmark": _benchmark, "window": _window, "paired": _paired,
-}  # fmt: skip
+    "model": _model,
+    "agent": _agent,
+    "result": _result,
+    "benchmark": _benchmark,
+    "window": _window,
+    "paired": _paired,
+}
 KINDS = (*BUILD, "status", "malformed")
 
 
@@ -116,15 +144,28 @@ def prepare(hub: HubFixture, count: int) -> list[str]:
     with hub.hub.session() as session:
         session.add_all(
             Device(
-                id=name, public_key="-" * 120, key_fingerprint=name, certificate="-" * 800, certificate_serial="1",
-                certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                id=name,
+                public_key="-" * 120,
+                key_fingerprint=name,
+                certificate="-" * 800,
+                certificate_serial="1",
+                certificate_expires_at=0.0,
+                channel="stable",
+                enrolled_at=0.0,
             )
             for name in names
-        )  # fmt: skip
+        )
         session.add(
             RolloutRow(
-                id="r-1", model="digits", channel="stable", release=2, from_release=1, state="running", salt="s",
-                created_at=0.0, updated_at=0.0,
+                id="r-1",
+                model="digits",
+                channel="stable",
+                release=2,
+                from_release=1,
+                state="running",
+                salt="s",
+                created_at=0.0,
+                updated_at=0.0,
             )
-        )  # fmt: skip
+        )
     return names

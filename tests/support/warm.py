@@ -65,9 +65,12 @@ def _server() -> socket.socket:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     subprocess.run(
-        [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()],
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
+        cwd=ROOT,
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        check=True,
+    )
     theirs.close()
     return ours
 

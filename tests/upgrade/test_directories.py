@@ -159,9 +159,15 @@ def updater(left: Left, url: str) -> tuple[Updater, FakeActivator]:
     config = AgentConfig(dir=left.device, disk_reserve_bytes=0)
     serves, clock = FakeActivator(), lambda: left.now
     made = make_updater(
-        config, enrolled.device_id, enrolled.channel, serves, FakeReporter(), InProcessChildren(config, clock),
-        kinds=tuple(runtimes.kinds()), clock=clock,
-    )  # fmt: skip
+        config,
+        enrolled.device_id,
+        enrolled.channel,
+        serves,
+        FakeReporter(),
+        InProcessChildren(config, clock),
+        kinds=tuple(runtimes.kinds()),
+        clock=clock,
+    )
     return made, serves
 
 
@@ -241,13 +247,18 @@ def test_a_hub_takes_what_a_device_of_that_version_still_holds(left: Left) -> No
             topics.uplink("cam-1", "telemetry" if record.kind == "window" else "report"),
             encode_msgpack(
                 Envelope(
-                    device="cam-1", spool=spool.oldest.id, seq=record.seq, base=spool.base, at=record.at,
-                    kind=record.kind, body=msgspec.Raw(record.body),  # type: ignore[arg-type]
+                    device="cam-1",
+                    spool=spool.oldest.id,
+                    seq=record.seq,
+                    base=spool.base,
+                    at=record.at,
+                    kind=record.kind,
+                    body=msgspec.Raw(record.body),  # type: ignore[arg-type]
                 )
             ),
         )
         for record in waiting
-    ]  # fmt: skip
+    ]
     assert Ingestor(hub).take(batch), "a receipt goes out"
     with hub.reading() as session:
         after = session.connection().exec_driver_sql('SELECT count(*) FROM "window"').scalar_one()

@@ -28,8 +28,12 @@ def enrol(code: Path, hub: Any, directory: Path) -> None:
     directory.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "edge_agent.main", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", "."],
-        cwd=directory, env={**os.environ, "PYTHONPATH": str(code)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

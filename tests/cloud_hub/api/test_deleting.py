@@ -75,10 +75,19 @@ def fill(hub: HubFixture, name: str) -> None:
             session.add(WindowSum(device_id=name, span_s=3600, begins=3600 * number, windows=1, body={}, **WINDOW))
         session.add(
             SampleRow(
-                id=f"s-{name}", model="digits", device_id=name, release=1, variant="v", reason="random", at=1.0,
-                received_at=hub.clock(), confidence=0.5, prediction=1, path="p",
+                id=f"s-{name}",
+                model="digits",
+                device_id=name,
+                release=1,
+                variant="v",
+                reason="random",
+                at=1.0,
+                received_at=hub.clock(),
+                confidence=0.5,
+                prediction=1,
+                path="p",
             )
-        )  # fmt: skip
+        )
 
 
 def rows(hub: HubFixture, name: str) -> dict[str, int]:

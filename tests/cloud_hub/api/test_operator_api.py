@@ -329,11 +329,20 @@ def test_jobs_are_newest_first_in_pages(hub: HubFixture) -> None:
 def test_rollouts_are_newest_first_in_pages_and_of_one_device(hub: HubFixture) -> None:
     rows = [
         RolloutRow(
-            id=f"r-{number}", model="digits", channel=f"c-{number}", release=2, from_release=1, state="running",
-            salt=f"{number}", plan={}, progress={}, created_at=float(number // 2), updated_at=0.0,
+            id=f"r-{number}",
+            model="digits",
+            channel=f"c-{number}",
+            release=2,
+            from_release=1,
+            state="running",
+            salt=f"{number}",
+            plan={},
+            progress={},
+            created_at=float(number // 2),
+            updated_at=0.0,
         )
         for number in range(6)
-    ]  # fmt: skip
+    ]
     with hub.hub.session() as session:
         session.add_all(rows)
         for number in (1, 4):

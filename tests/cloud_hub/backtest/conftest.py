@@ -60,9 +60,13 @@ def write_csv(path: Path, heading: Iterable[object], rows: Iterable[Iterable[obj
 
 
 def history(
-    path: Path, days: float, change: Callable[[str, float, np.ndarray], np.ndarray] = lambda name, day, row: row,
-    *, every: int = 240, devices: int = 3,
-) -> Path:  # fmt: skip
+    path: Path,
+    days: float,
+    change: Callable[[str, float, np.ndarray], np.ndarray] = lambda name, day, row: row,
+    *,
+    every: int = 240,
+    devices: int = 3,
+) -> Path:
     """A history of machines with a row every four minutes, which `change` may change by the machine and the day."""
     random = np.random.default_rng(3)
 

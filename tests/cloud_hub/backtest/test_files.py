@@ -83,8 +83,10 @@ def as_npz(tmp_path: Path) -> Path:
 def test_every_kind_of_file_has_the_same_rows(write, tmp_path: Path) -> None:
     rows = read([write(tmp_path)], tmp_path)
     assert [(row.at, row.device, row.label, row.answer) for row in rows] == [
-        (100.0, "a", 0, 1), (101.5, "b", 1, 1), (103.0, "a", None, 0)
-    ]  # fmt: skip
+        (100.0, "a", 0, 1),
+        (101.5, "b", 1, 1),
+        (103.0, "a", None, 0),
+    ]
     assert [row.refused for row in rows] == [None, ("x", 0), ("x", 1)]
     np.testing.assert_array_equal(rows[0].inputs["x"], np.array([20.5, 1], np.float32))
 

@@ -18,12 +18,16 @@ def rows_of(count: int, *, every: float = 1.0, device: str = "a", at: float = 0.
     random = np.random.default_rng(1)
     return [
         HistoricRow(
-            at=at + every * number, device=device, labels=(),
+            at=at + every * number,
+            device=device,
+            labels=(),
             inputs={"x": random.normal(USUAL, SPREAD).astype(np.float32)},
-            refused=("x", 1) if number % 10 == 9 else None, label=0, answer=number % 2,
+            refused=("x", 1) if number % 10 == 9 else None,
+            label=0,
+            answer=number % 2,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def maker(tmp_path: Path, **settings: object) -> WindowMaker:

@@ -72,9 +72,17 @@ def fill(made: HubFixture) -> None:
 
 def device(name: str, **changes: Any) -> Device:
     fields: dict[str, Any] = {
-        "id": name, "public_key": "k", "key_fingerprint": name, "certificate": "c", "certificate_serial": "1",
-        "certificate_expires_at": 9.0, "channel": "stable", "enrolled_at": 1.0, "command_counter": 7, "online": True,
-    }  # fmt: skip
+        "id": name,
+        "public_key": "k",
+        "key_fingerprint": name,
+        "certificate": "c",
+        "certificate_serial": "1",
+        "certificate_expires_at": 9.0,
+        "channel": "stable",
+        "enrolled_at": 1.0,
+        "command_counter": 7,
+        "online": True,
+    }
     return Device(**{**fields, **changes})
 
 

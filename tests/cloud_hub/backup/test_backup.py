@@ -169,17 +169,25 @@ def test_what_fails_leaves_nothing(filled: HubFixture, tmp_path: Path, monkeypat
         raise UnreachableError("the disk is gone")
 
     steps: list[tuple[Any, str]] = [
-        (database, "copy_out"), (make, "copy_objects"), (sealed, "seal"), (make, "encode"), (make, "sync"),
-    ]  # fmt: skip
+        (database, "copy_out"),
+        (make, "copy_objects"),
+        (sealed, "seal"),
+        (make, "encode"),
+        (make, "sync"),
+    ]
     for module, name in steps:
         with monkeypatch.context() as patch, pytest.raises(UnreachableError):
             patch.setattr(module, name, fails)
             take(filled, tmp_path / "b")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "offline", "whole"], name
     steps = [
-        (restore, "_stage_database"), (restore, "_stage_keys"), (restore.placing, "put"),
-        (restore.placing, "place_database"), (restore.placing, "place_keys"), (restore, "open_hub"),
-    ]  # fmt: skip
+        (restore, "_stage_database"),
+        (restore, "_stage_keys"),
+        (restore.placing, "put"),
+        (restore.placing, "place_database"),
+        (restore.placing, "place_keys"),
+        (restore, "open_hub"),
+    ]
     for module, name in steps:
         with monkeypatch.context() as patch, pytest.raises(UnreachableError):
             patch.setattr(module, name, fails)

@@ -61,9 +61,13 @@ def opened(made: HubFixture, directory: Path) -> Hub:
 
 
 STEPS: list[tuple[Any, str]] = [
-    (restore.placing, "place_keys"), (restore, "open_hub"), (restore, "replay"), (publisher.TufPublisher, "recover"),
-    (publisher.TufPublisher, "rise"), (restore.key_files, "write_private"),
-]  # fmt: skip
+    (restore.placing, "place_keys"),
+    (restore, "open_hub"),
+    (restore, "replay"),
+    (publisher.TufPublisher, "recover"),
+    (publisher.TufPublisher, "rise"),
+    (restore.key_files, "write_private"),
+]
 
 
 def test_what_fails_after_the_database_starts_nothing_and_loses_no_key(
@@ -132,9 +136,11 @@ def _older(folder: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], None], type[Exception], str]] = [
-    (shutil.rmtree, NotFoundError, "no copy"), (_empty, NotFoundError, "no entries"),
-    (_damaged, InvalidError, "not an entry"), (_older, InvalidError, "ends at entry 1"),
-]  # fmt: skip
+    (shutil.rmtree, NotFoundError, "no copy"),
+    (_empty, NotFoundError, "no entries"),
+    (_damaged, InvalidError, "not an entry"),
+    (_older, InvalidError, "ends at entry 1"),
+]
 
 
 def test_a_copy_that_says_nothing_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -38,9 +38,15 @@ def unknown_topics(name: str) -> tuple[str, ...]:
     own = topics.uplink(name, "report")
     return (
         *(f"{topics.PREFIX}/up/{shard}/{name}/report" for shard in ("x", "00", "", "G")),
-        own.replace("/report", "/cmd"), f"{own}/more", f"{topics.PREFIX}/up/{name}", f"{topics.PREFIX}/down/{name}/cmd",
-        topics.notify("stable"), f"other/{own}", f"$SYS/{name}", f"{topics.events()}/job.failed",
-    )  # fmt: skip
+        own.replace("/report", "/cmd"),
+        f"{own}/more",
+        f"{topics.PREFIX}/up/{name}",
+        f"{topics.PREFIX}/down/{name}/cmd",
+        topics.notify("stable"),
+        f"other/{own}",
+        f"$SYS/{name}",
+        f"{topics.events()}/job.failed",
+    )
 
 
 class Attacker:

@@ -73,9 +73,16 @@ class Client:
     """paho as the agent's uplink sets it up; `events` has `connected`, `refused` and `ended`, in order."""
 
     def __init__(
-        self, site: Site, name: str, *, client_id: str = "", password: str = "", trust: str = "", will: str = "",
+        self,
+        site: Site,
+        name: str,
+        *,
+        client_id: str = "",
+        password: str = "",
+        trust: str = "",
+        will: str = "",
         retain: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.ear, self.name = Ear(), name
         self.events: list[str] = []
         self._changed = threading.Condition()

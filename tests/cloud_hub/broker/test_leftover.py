@@ -83,8 +83,9 @@ def test_a_process_that_reads_our_configuration_lives(tmp_path: Path, processes:
     (tmp_path / CONFIGURATION).write_text("")
     reader = subprocess.Popen(
         [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()", str(tmp_path / CONFIGURATION)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     processes.append(reader)
     assert reader.stdout is not None and reader.stdout.readline() == b"up\n"
     (tmp_path / PID_FILE).write_text(str(reader.pid))

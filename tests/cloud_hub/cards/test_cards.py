@@ -89,10 +89,21 @@ def test_a_rollout_and_a_withdrawal_are_told(hub: HubFixture) -> None:
     with hub.hub.session() as session:
         session.add(
             RolloutRow(
-                id="r-1", model="digits", channel="stable", release=2, from_release=1, state="halted", salt="s",
-                plan={}, progress={}, reason=EVIL, created_at=hub.clock(), updated_at=0.0, ended_at=1.0,
+                id="r-1",
+                model="digits",
+                channel="stable",
+                release=2,
+                from_release=1,
+                state="halted",
+                salt="s",
+                plan={},
+                progress={},
+                reason=EVIL,
+                created_at=hub.clock(),
+                updated_at=0.0,
+                ended_at=1.0,
             )
-        )  # fmt: skip
+        )
     hub.hub.publisher.withdraw("digits", 2, "wrong labels", actor="test")
     found = text(hub, numbers[1])
     assert "| r-1 | stable | 1 | halted |" in found and "It was withdrawn" in found and "- Status: withdrawn" in found

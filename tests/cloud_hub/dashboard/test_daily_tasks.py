@@ -60,10 +60,17 @@ def keep_samples(hub: HubFixture) -> None:
     for number in range(LABELLED + 4):
         image = rng.normal(size=(1, 12, 12))
         sample = Sample(
-            id=f"s{number:02}", model="digits", release=2, variant="v", at=hub.clock(), reason="uncertain",
-            confidence=0.4, inputs=(to_array("x", image.astype(np.float32)),), prediction=3,
+            id=f"s{number:02}",
+            model="digits",
+            release=2,
+            variant="v",
+            at=hub.clock(),
+            reason="uncertain",
+            confidence=0.4,
+            inputs=(to_array("x", image.astype(np.float32)),),
+            prediction=3,
             outputs=(to_array("logits", np.eye(10, dtype=np.float32)[3:4]),),
-        )  # fmt: skip
+        )
         samples.append(sample)
     store.commit(hub.hub, "kiosk-0", samples)
 

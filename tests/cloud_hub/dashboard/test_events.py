@@ -45,10 +45,16 @@ def lay(hub: HubFixture, kind: str, subject: str, states: dict[str, str]) -> str
             log = [] if state == "waiting" else [tried]
             session.add(
                 EventDelivery(
-                    event=event, target=target, state=state, tries=8 * bool(log), next_at=now, expires_at=now + 9,
-                    log=log, updated_at=now,
+                    event=event,
+                    target=target,
+                    state=state,
+                    tries=8 * bool(log),
+                    next_at=now,
+                    expires_at=now + 9,
+                    log=log,
+                    updated_at=now,
                 )
-            )  # fmt: skip
+            )
     return event
 
 

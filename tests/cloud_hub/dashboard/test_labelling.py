@@ -30,12 +30,20 @@ def keep(hub: HubFixture, ids: Sequence[str], values: np.ndarray, model: str = "
         "kiosk-0",
         [
             Sample(
-                id=one, model=model, release=1, variant="v", at=hub.clock(), reason="uncertain", confidence=0.4,
-                inputs=(to_array("x", row[None].astype(np.float32)),), outputs=(scores,), prediction=1,
+                id=one,
+                model=model,
+                release=1,
+                variant="v",
+                at=hub.clock(),
+                reason="uncertain",
+                confidence=0.4,
+                inputs=(to_array("x", row[None].astype(np.float32)),),
+                outputs=(scores,),
+                prediction=1,
             )
             for one, row in zip(ids, values, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,17 @@ SHOWN: list[tuple[str, dict[str, Any], Any, str, Any, str]] = [
     ("regression", {"tolerance": 1}, [[1.5, 2, 3]], "1.5, 2, 3", [1.0, 2.5, 3.0], "[1.0,2.5,3.0]"),
     ("anomaly-score", {"threshold": 1}, [[0.25]], "0.25", 1, "1"),
     ("embedding", {}, [list(range(9))], "0, 1, 2, 3, 4, 5, … (9)", "ada", "ada"),
-    ("detection", {}, [[[*BOX, 0.9, 1], [*BOX, 0.8, 1], [*BOX, 0.7, 0]]], "dog ×2, cat",
-     [{"box": BOX, "class": 0}], "cat"),
+    (
+        "detection",
+        {},
+        [[[*BOX, 0.9, 1], [*BOX, 0.8, 1], [*BOX, 0.7, 0]]],
+        "dog ×2, cat",
+        [{"box": BOX, "class": 0}],
+        "cat",
+    ),
     ("custom", {"agreement": "equal"}, [[1, 2, 3]], "1, 2, 3", {"any": "x" * 200}, '{"any":"' + "x" * 91 + "…"),
     ("custom", {}, [[1, 2, 3]], "–", True, "true"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "settings", "out", "answer", "label", "told"), SHOWN, ids=[row[0] for row in SHOWN])
@@ -59,9 +65,17 @@ def test_a_form_writes_nothing_that_no_database_keeps(hub: HubFixture) -> None:
     hub.release("any", labels=(), task=TaskSpec(name="custom"), requires=("task:custom",))
     x = to_array("x", np.zeros((1, 64), np.float32))
     sample = Sample(
-        id="s1", model="any", release=1, variant="v", at=hub.clock(), reason="random", inputs=(x,), outputs=(),
-        confidence=0.0, prediction=NO_CLASS,
-    )  # fmt: skip
+        id="s1",
+        model="any",
+        release=1,
+        variant="v",
+        at=hub.clock(),
+        reason="random",
+        inputs=(x,),
+        outputs=(),
+        confidence=0.0,
+        prediction=NO_CLASS,
+    )
     store.commit(hub.hub, "d", [sample])
     for wrong in ("[1e999]", "[18446744073709551617]", '"\\ud800"', "[" * 50 + "]" * 50, '{"a": "\\u0000"}', "[1,", ""):
         with pytest.raises(InvalidError):

@@ -22,13 +22,31 @@ from tests.support.hub import HubFixture
 
 ROLLOUT = "r-2"
 WITH_ACTS = (
-    "/devices", "/devices/kiosk-0", "/rollouts", "/rollouts/r-2", "/models/digits", "/models/digits/samples", "/drift",
+    "/devices",
+    "/devices/kiosk-0",
+    "/rollouts",
+    "/rollouts/r-2",
+    "/models/digits",
+    "/models/digits/samples",
+    "/drift",
     "/access",
-)  # fmt: skip
+)
 PAGES = [
-    "/", "/devices", "/devices/kiosk-0", "/rollouts", f"/rollouts/{ROLLOUT}", "/models", "/models/digits",
-    "/models/digits/samples", "/drift", "/drift/plots.json", "/jobs", "/events", "/audit", "/access",
-]  # fmt: skip
+    "/",
+    "/devices",
+    "/devices/kiosk-0",
+    "/rollouts",
+    f"/rollouts/{ROLLOUT}",
+    "/models",
+    "/models/digits",
+    "/models/digits/samples",
+    "/drift",
+    "/drift/plots.json",
+    "/jobs",
+    "/events",
+    "/audit",
+    "/access",
+]
 
 
 def log_in(hub: HubFixture, token: str = "") -> None:
@@ -118,9 +136,17 @@ def test_the_page_shows_what_is_going_on(busy_hub: HubFixture) -> None:
     log_in(busy_hub)
     text = shown(busy_hub, *PAGES)
     for expected in (
-        "kiosk-0", "2 → 3", "selftest-failed", "41 audited pairs", "14 of 15 pairs", "default of stable",
-        "auditor of stable", "86.7 %", "90.0 %", "distance 0.31",
-    ):  # fmt: skip
+        "kiosk-0",
+        "2 → 3",
+        "selftest-failed",
+        "41 audited pairs",
+        "14 of 15 pairs",
+        "default of stable",
+        "auditor of stable",
+        "86.7 %",
+        "90.0 %",
+        "distance 0.31",
+    ):
         assert expected in text, expected
 
 
@@ -245,10 +271,16 @@ def test_it_tells_untried_releases_and_refused_requests_apart(busy_hub: HubFixtu
         session.add(row)
         session.add(
             WindowRow(
-                device_id="kiosk-0", spool="s", seq=999, model="digits", release=2, started_at=0.0, ended_at=1.0,
+                device_id="kiosk-0",
+                spool="s",
+                seq=999,
+                model="digits",
+                release=2,
+                started_at=0.0,
+                ended_at=1.0,
                 body={"counters": counters},
             )
-        )  # fmt: skip
+        )
     log_in(busy_hub)
     text = shown(busy_hub, "/", "/devices")
     assert "12 (9 refused)" in text

@@ -115,9 +115,18 @@ def commit(hub: HubFixture, labelled: Sequence[tuple[int, int | None, int]], rea
     for number, (own, cloud, label) in enumerate(labelled):
         name = f"{reason}-{number}"
         sample = Sample(
-            id=name, model="digits", release=1, variant="v", at=START + number // 5 * HOUR_S, reason=reason,
-            inputs=(x,), outputs=(x,), confidence=0.5, prediction=own, cloud_prediction=cloud,
-        )  # fmt: skip
+            id=name,
+            model="digits",
+            release=1,
+            variant="v",
+            at=START + number // 5 * HOUR_S,
+            reason=reason,
+            inputs=(x,),
+            outputs=(x,),
+            confidence=0.5,
+            prediction=own,
+            cloud_prediction=cloud,
+        )
         samples[f"kiosk-{number % 5}"].append(sample)
         labels[name] = label
     for device, batch in samples.items():

@@ -56,9 +56,8 @@ def promote(fixture: HubFixture, release: int) -> None:
 
 
 def add_windows(
-    fixture: HubFixture, count: int, *, shifted: bool, seed: int = 0, release: int = 1, devices: int = 3,
-    only: str = "",
-) -> None:  # fmt: skip
+    fixture: HubFixture, count: int, *, shifted: bool, seed: int = 0, release: int = 1, devices: int = 3, only: str = ""
+) -> None:
     """`count` windows of the devices in turn, a minute each, of unit feature vectors around one direction, or around
     another (on the device `only`, where it is given)."""
     random = np.random.default_rng([seed, shifted])
@@ -72,19 +71,32 @@ def add_windows(
             body = {"classes": [N - 10, 10] if shifted else [10, N - 10], "confidence": [0] * 10 + [N] + [0] * 9}
             session.add(
                 WindowRow(
-                    device_id=f"d-{number % devices}", spool=f"s{seed}{shifted}{release}{only}", seq=number + 1,
-                    model="digits", release=release,
-                    started_at=fixture.clock() - 60, ended_at=fixture.clock(), body=body, sketch_id=SKETCH,
-                    sketch_count=N, sketch=rows.sum(axis=0).astype("<f4").tobytes(),
+                    device_id=f"d-{number % devices}",
+                    spool=f"s{seed}{shifted}{release}{only}",
+                    seq=number + 1,
+                    model="digits",
+                    release=release,
+                    started_at=fixture.clock() - 60,
+                    ended_at=fixture.clock(),
+                    body=body,
+                    sketch_id=SKETCH,
+                    sketch_count=N,
+                    sketch=rows.sum(axis=0).astype("<f4").tobytes(),
                 )
-            )  # fmt: skip
+            )
 
 
 def device(name: str) -> Device:
     return Device(
-        id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="-",
-        certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
-    )  # fmt: skip
+        id=name,
+        public_key="-",
+        key_fingerprint=name,
+        certificate="-",
+        certificate_serial="-",
+        certificate_expires_at=0.0,
+        channel="stable",
+        enrolled_at=0.0,
+    )
 
 
 @pytest.fixture
@@ -166,10 +178,19 @@ def test_sketches_of_another_size_from_one_device_end_no_watch(watched, begin):
         for number in range(4):
             session.add(
                 WindowRow(
-                    device_id="d-0", spool="odd", seq=number + 1, model="digits", release=1, started_at=watched.clock(),
-                    ended_at=watched.clock(), body={}, sketch_id=SKETCH, sketch_count=N, sketch=b"\0" * 8,
+                    device_id="d-0",
+                    spool="odd",
+                    seq=number + 1,
+                    model="digits",
+                    release=1,
+                    started_at=watched.clock(),
+                    ended_at=watched.clock(),
+                    body={},
+                    sketch_id=SKETCH,
+                    sketch_count=N,
+                    sketch=b"\0" * 8,
                 )
-            )  # fmt: skip
+            )
     add_windows(watched, 120, shifted=False, seed=1)
     engine.step()
     assert monitor(watched).state == "watching"
@@ -438,11 +459,19 @@ def test_the_encoder_of_a_real_release_says_what_is_looked_at(hub):
                 data = sketch(encoder, random.normal(size=(N, 16)).astype(np.float32) + np.float32(shift))
                 session.add(
                     WindowRow(
-                        device_id=f"d-{place}", spool="s", seq=number + 1, model="digits", release=1, body={},
-                        started_at=hub.clock(), ended_at=hub.clock() + 60, sketch_id=data.sketch_id,
-                        sketch_count=data.count, sketch=data.sums,
+                        device_id=f"d-{place}",
+                        spool="s",
+                        seq=number + 1,
+                        model="digits",
+                        release=1,
+                        body={},
+                        started_at=hub.clock(),
+                        ended_at=hub.clock() + 60,
+                        sketch_id=data.sketch_id,
+                        sketch_count=data.count,
+                        sketch=data.sums,
                     )
-                )  # fmt: skip
+                )
         hub.clock.advance(60)
     engine.step()
     with hub.hub.reading() as session:

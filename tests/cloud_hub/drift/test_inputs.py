@@ -85,9 +85,16 @@ class Fleet:
             body |= {"inputs": to_builtins((summary,)), "outlying": int(outlying(ENCODER, rows).sum())}
         self.seq += 1
         return WindowRow(
-            device_id=name, spool="s", seq=self.seq, model="digits", release=self.release, started_at=now - 600,
-            ended_at=now, body=body, sketch_count=30,
-        )  # fmt: skip
+            device_id=name,
+            spool="s",
+            seq=self.seq,
+            model="digits",
+            release=self.release,
+            started_at=now - 600,
+            ended_at=now,
+            body=body,
+            sketch_count=30,
+        )
 
     def alarms(self) -> list[Alarm]:
         with self.hub.hub.reading() as session:

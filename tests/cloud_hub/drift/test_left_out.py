@@ -85,10 +85,18 @@ class Fleet:
         }
         self.seq += 1
         return WindowRow(
-            device_id=device, spool="s", seq=self.seq, model="digits", release=1, started_at=now - 600, ended_at=now,
-            body=body, sketch_id=sketch_id(self.encoder), sketch_count=len(rows),
+            device_id=device,
+            spool="s",
+            seq=self.seq,
+            model="digits",
+            release=1,
+            started_at=now - 600,
+            ended_at=now,
+            body=body,
+            sketch_id=sketch_id(self.encoder),
+            sketch_count=len(rows),
             sketch=sketch(self.encoder, rows).sums,
-        )  # fmt: skip
+        )
 
     def alarms(self, kind: str = "inputs") -> list[Alarm]:
         with self.hub.hub.reading() as session:

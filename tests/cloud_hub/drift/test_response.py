@@ -35,9 +35,15 @@ POLICY = {"retrain": "on-alarm", "retrain_labels": 6, "retrain_days": 2.0, "samp
 
 def device_row(name: str) -> Device:
     return Device(
-        id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="-",
-        certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
-    )  # fmt: skip
+        id=name,
+        public_key="-",
+        key_fingerprint=name,
+        certificate="-",
+        certificate_serial="-",
+        certificate_expires_at=0.0,
+        channel="stable",
+        enrolled_at=0.0,
+    )
 
 
 @pytest.fixture
@@ -85,11 +91,19 @@ def shown(hub: HubFixture, alarm: int) -> Mapping[str, Any]:
 def record(hub: HubFixture, count: int, *, ago: float = 0.0, prefix: str = "s") -> list[str]:
     samples = [
         Sample(
-            id=f"{prefix}{number:03d}", model="digits", release=1, variant="v", at=hub.clock() - ago, reason="random",
-            inputs=(to_array("input", np.full((1, 4), number, np.float32)),), outputs=(), confidence=0.5, prediction=1,
+            id=f"{prefix}{number:03d}",
+            model="digits",
+            release=1,
+            variant="v",
+            at=hub.clock() - ago,
+            reason="random",
+            inputs=(to_array("input", np.full((1, 4), number, np.float32)),),
+            outputs=(),
+            confidence=0.5,
+            prediction=1,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     return list(store.commit(hub.hub, "d-0", samples))
 
 
@@ -220,11 +234,19 @@ def test_a_regression_s_labels_count_alike(hub):
     respond(hub.hub, "tide", number)
     samples = [
         Sample(
-            id=f"t{number}", model="tide", release=1, variant="v", at=hub.clock(), reason="random", prediction=NO_CLASS,
-            inputs=(to_array("input", np.ones((1, 4), np.float32)),), outputs=(), confidence=0.0,
+            id=f"t{number}",
+            model="tide",
+            release=1,
+            variant="v",
+            at=hub.clock(),
+            reason="random",
+            prediction=NO_CLASS,
+            inputs=(to_array("input", np.ones((1, 4), np.float32)),),
+            outputs=(),
+            confidence=0.0,
         )
         for number in range(6)
-    ]  # fmt: skip
+    ]
     store.commit(hub.hub, "d-0", samples)
     store.label(hub.hub, {f"t{number}": 1.25 for number in range(6)}, by="ada", actor="test")
     assert response(hub, number).state == "retraining"

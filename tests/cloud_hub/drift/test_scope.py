@@ -87,11 +87,17 @@ def test_answers_and_data_of_a_release_that_is_not_the_newest_are_watched(two: H
                 two.clock.advance(60)
                 session.add(
                     WindowRow(
-                        device_id=f"d-{number % 2}", spool=f"a{agree}", seq=number + 1, model="digits", release=1,
-                        started_at=two.clock() - 60, ended_at=two.clock(), sketch_count=0,
+                        device_id=f"d-{number % 2}",
+                        spool=f"a{agree}",
+                        seq=number + 1,
+                        model="digits",
+                        release=1,
+                        started_at=two.clock() - 60,
+                        ended_at=two.clock(),
+                        sketch_count=0,
                         body={"counters": {"requests": 20, "audited": 20, "audit_agree": agree}},
                     )
-                )  # fmt: skip
+                )
 
     engine = DriftEngine(two.hub)
     audits(400, 19)
@@ -202,11 +208,14 @@ def test_who_was_not_heard_of_for_a_month_serves_nothing(watched: HubFixture) ->
 def test_one_budget_is_shared_by_all_releases() -> None:
     """Weights of all that is watched sum to one at most, so that their mixture keeps the budget of one."""
     watches = {
-        release: Watch(SETTINGS, {}, {f"d-{n}": ["g"] for n in range(4)}, WatchFacts(
-            devices=8, groups=2, releases=2, release=release, slot_s=60.0, now=0.0,
-        ))
+        release: Watch(
+            SETTINGS,
+            {},
+            {f"d-{n}": ["g"] for n in range(4)},
+            WatchFacts(devices=8, groups=2, releases=2, release=release, slot_s=60.0, now=0.0),
+        )
         for release in (1, 2)
-    }  # fmt: skip
+    }
     for release, watch in watches.items():
         for at in range(20):
             row = np.random.default_rng(at).normal(size=4)

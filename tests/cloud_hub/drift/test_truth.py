@@ -59,10 +59,16 @@ class Fleet:
                     now = self.hub.clock()
                     session.add(
                         WindowRow(
-                            device_id=name, spool="s", seq=self.seq, model="digits", release=1, started_at=now - 600,
-                            ended_at=ended(name) or now, body=body,
+                            device_id=name,
+                            spool="s",
+                            seq=self.seq,
+                            model="digits",
+                            release=1,
+                            started_at=now - 600,
+                            ended_at=ended(name) or now,
+                            body=body,
                         )
-                    )  # fmt: skip
+                    )
         DriftEngine(self.hub.hub).look()
 
     def watched(self) -> Watched:

@@ -46,8 +46,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *ends: Ended) -> tuple[dict[str, Any], 
 def test_a_driver_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
     died = WorkDiedError("the code's process was ended by SIGABRT")
     assert run(monkeypatch, died, died, {"result": {"gate": 1}}) == (
-        {"gate": 1}, ["lost the Ray cluster, 1 of 3 tries", "lost the Ray cluster, 2 of 3 tries"],
-    )  # fmt: skip
+        {"gate": 1},
+        ["lost the Ray cluster, 1 of 3 tries", "lost the Ray cluster, 2 of 3 tries"],
+    )
 
 
 def test_one_that_dies_each_time_is_given_up_with_its_last_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,11 @@ def test_what_has_changed_comes_over_and_what_was_removed_goes(tmp_path: Path) -
     outgoing, incoming = Outgoing(here), Incoming(there)
     sent = list(outgoing.changed())
     assert sorted(((one.path, one.first, one.last) for one in sent), key=lambda one: one[0]) == [
-        ("a", True, True), ("b/c", True, True), ("b/d", True, False), ("b/d", False, True),
-    ]  # fmt: skip
+        ("a", True, True),
+        ("b/c", True, True),
+        ("b/d", True, False),
+        ("b/d", False, True),
+    ]
     for one in sent:
         incoming.take(one)
     assert files(there) == contents and list(outgoing.changed()) == []

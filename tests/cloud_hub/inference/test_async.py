@@ -124,9 +124,14 @@ def test_the_python_client(hub: HubFixture, instance: Inference) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({"inputs": [{**ASKED["inputs"][0], "shape": [3, 5]}]}, 400), ({"inputs": []}, 400), ({}, 400),  # type: ignore[dict-item]
-     ({"inputs": [{**ASKED["inputs"][0], "name": "x"}]}, 400), ({"id": "x" * 3_000_000}, 413)],  # type: ignore[dict-item]
-)  # fmt: skip
+    [
+        ({"inputs": [{**ASKED["inputs"][0], "shape": [3, 5]}]}, 400),
+        ({"inputs": []}, 400),
+        ({}, 400),  # type: ignore[dict-item]
+        ({"inputs": [{**ASKED["inputs"][0], "name": "x"}]}, 400),
+        ({"id": "x" * 3_000_000}, 413),
+    ],  # type: ignore[dict-item]
+)
 def test_what_is_refused_is_refused_at_once(
     hub: HubFixture, auth: dict[str, str], body: dict[str, Any], status: int
 ) -> None:

@@ -41,9 +41,14 @@ def test_triton_client_json_binary_and_gzip(published: HubFixture) -> None:
             asked.set_data_from_numpy(x, binary_data=binary)
             wanted = [triton.InferRequestedOutput("logits", binary_data=binary)]
             answer = client.infer(
-                "tiny", [asked], "1", wanted, headers=dict(headers),  # the client writes into them
-                request_compression_algorithm="gzip", response_compression_algorithm="gzip",
-            )  # fmt: skip
+                "tiny",
+                [asked],
+                "1",
+                wanted,
+                headers=dict(headers),  # the client writes into them
+                request_compression_algorithm="gzip",
+                response_compression_algorithm="gzip",
+            )
             assert np.allclose(answer.as_numpy("logits"), models.answer(x), atol=1e-5)
             assert answer.get_response()["parameters"] == {"served_by": "cloud", "release": 1}
         client.close()

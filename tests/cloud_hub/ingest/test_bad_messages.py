@@ -37,10 +37,16 @@ def fleet(tmp_path, hub_database) -> HubFixture:
         for name in ("cam-1", "cam-2"):
             session.add(
                 Device(
-                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="1",
-                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                    id=name,
+                    public_key="-",
+                    key_fingerprint=name,
+                    certificate="-",
+                    certificate_serial="1",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
                 )
-            )  # fmt: skip
+            )
     yield made
     made.hub.engine.dispose()
 

@@ -50,10 +50,16 @@ def fleet(hub: HubFixture) -> HubFixture:
         for name in ("cam-1", "cam-2"):
             session.add(
                 Device(
-                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="1",
-                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                    id=name,
+                    public_key="-",
+                    key_fingerprint=name,
+                    certificate="-",
+                    certificate_serial="1",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
                 )
-            )  # fmt: skip
+            )
     return hub
 
 
@@ -126,9 +132,14 @@ def test_a_duplicate_changes_nothing_and_is_receipted_again(fleet):
 
 
 def paired(
-    fleet: HubFixture, seq: int, device: str, counts: dict[str, int], inputs: bytes, repeats: int = 0,
+    fleet: HubFixture,
+    seq: int,
+    device: str,
+    counts: dict[str, int],
+    inputs: bytes,
+    repeats: int = 0,
     audited: int | None = None,
-) -> None:  # fmt: skip
+) -> None:
     told = PairCounts(rollout="r-1", attempt=1, old=1, new=2, keys=inputs, repeats=repeats, **counts)
     counters = {"audited": sum(counts.values()) + repeats if audited is None else audited}
     Ingestor(fleet.hub).take([envelope(seq, window(pairs=told, counters=counters), "window", device=device)])
@@ -162,8 +173,10 @@ def test_devices_that_contradict_one_another_are_counted_with_what_they_dispute(
     (shared,) = rows(fleet, PairShared)
     assert (shared.settled, shared.disputed, shared.maybe_old, shared.maybe_new) == (1, 2, 1, 1)
     assert {row.key: set(row.claims.values()) for row in rows(fleet, PairInput)} == {
-        1: {"both"}, 2: {"both", "only_old"}, 3: {"both", "only_new"},
-    }  # fmt: skip
+        1: {"both"},
+        2: {"both", "only_old"},
+        3: {"both", "only_new"},
+    }
 
 
 def test_a_device_that_no_stage_has_held_says_nothing_of_inputs(fleet):
@@ -517,10 +530,17 @@ def rollout_row(fleet: HubFixture) -> None:
     with fleet.hub.session() as session:
         session.add(
             RolloutRow(
-                id="r1", model="digits", channel="stable", release=2, from_release=1, state="running", salt="s",
-                created_at=0.0, updated_at=0.0,
+                id="r1",
+                model="digits",
+                channel="stable",
+                release=2,
+                from_release=1,
+                state="running",
+                salt="s",
+                created_at=0.0,
+                updated_at=0.0,
             )
-        )  # fmt: skip
+        )
 
 
 def test_what_became_of_a_rollouts_requests_is_summed_over_the_attempt(fleet):

@@ -56,10 +56,16 @@ def fleet(tmp_path: Path, postgres: str) -> Iterator[HubFixture]:
         for name in NAMES:
             session.add(
                 Device(
-                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="1",
-                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                    id=name,
+                    public_key="-",
+                    key_fingerprint=name,
+                    certificate="-",
+                    certificate_serial="1",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
                 )
-            )  # fmt: skip
+            )
     yield made
     made.hub.engine.dispose()
 

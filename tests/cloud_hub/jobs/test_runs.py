@@ -45,8 +45,10 @@ def test_a_retrain_is_a_run_with_what_its_gate_and_its_release_say(hub: HubFixtu
 def test_the_trials_of_a_search_are_runs_and_the_best_comes_first() -> None:
     found = list(trials_of(job(kind="tune", result={"trials": TRIALS, "snapshot": "ab"})))
     assert [(run.trial, run.best, run.state) for run in found] == [
-        (2, True, "succeeded"), (0, False, "succeeded"), (1, False, "failed"),
-    ]  # fmt: skip
+        (2, True, "succeeded"),
+        (0, False, "succeeded"),
+        (1, False, "failed"),
+    ]
     assert found[0].id == "j-1/2" and found[0].value == 0.95 and found[2].error == "out of memory"
     (begun,) = trials_of(job(kind="tune", state="running", ended_at=None))
     assert begun.state == "running" and begun.trial is None and begun.took_s is None

@@ -316,6 +316,9 @@ def test_one_word_for_all() -> None:
         return status_of({str(number): Part(state) for number, state in enumerate(found)})
 
     assert [word("ok", "ok"), word("ok", "starting"), word("starting", "failed"), word("unknown")] == [
-        "ok", "starting", "failing", "failing",
-    ]  # fmt: skip
+        "ok",
+        "starting",
+        "failing",
+        "failing",
+    ]
     assert msgspec.json.encode(Part("ok")) == b'{"state":"ok","reason":""}'

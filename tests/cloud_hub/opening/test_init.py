@@ -74,8 +74,11 @@ def test_names_addresses_and_ports_are_written_and_certified(command: Any, tmp_p
     assert made["url"] == "https://xn--hb-xka.example:8443" and "admin_token" in made
     document = tomllib.loads((tmp_path / "hub" / "hub.toml").read_text())
     assert document == {
-        "host": "0.0.0.0", "port": 8443, "hostnames": ["xn--hb-xka.example", "192.0.2.7"], "broker": {"port": 8884},
-    }  # fmt: skip
+        "host": "0.0.0.0",
+        "port": 8443,
+        "hostnames": ["xn--hb-xka.example", "192.0.2.7"],
+        "broker": {"port": 8884},
+    }
     certificate = x509.load_pem_x509_certificate((tmp_path / "hub" / "keys" / "server.pem").read_bytes())
     assert valid_for(certificate) == {"xn--hb-xka.example", "192.0.2.7", "localhost", "127.0.0.1", "::1"}
 

@@ -47,13 +47,23 @@ def say(fleet: HubFixture, rollout: str, seq: int, device: str, outcomes: Mappin
     """A window of a device, of inputs by their keys."""
     inputs = {name: sorted(key for key, outcome in outcomes.items() if outcome == name) for name in OUTCOMES}
     told = PairCounts(
-        rollout=rollout, attempt=1, old=1, new=2, **{name: len(keys) for name, keys in inputs.items()},
+        rollout=rollout,
+        attempt=1,
+        old=1,
+        new=2,
+        **{name: len(keys) for name, keys in inputs.items()},
         keys=b"".join(key.to_bytes(8, "little") for keys in inputs.values() for key in keys),
-    )  # fmt: skip
+    )
     window = Window(
-        model="digits", release=2, variant="v", auditor=1, started_at=1.0, ended_at=61.0,
-        counters={"requests": 600, "audited": 600}, pairs=told,
-    )  # fmt: skip
+        model="digits",
+        release=2,
+        variant="v",
+        auditor=1,
+        started_at=1.0,
+        ended_at=61.0,
+        counters={"requests": 600, "audited": 600},
+        pairs=told,
+    )
     envelope = Envelope(
         device=device, spool="s1", seq=seq, base=1, at=1.0, kind="window", body=msgspec.Raw(encode_msgpack(window))
     )

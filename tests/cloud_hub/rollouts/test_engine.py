@@ -32,10 +32,17 @@ def add_device(fixture: HubFixture, device_id: str, **fields: object) -> None:
     with fixture.hub.session() as session:
         session.add(
             Device(
-                id=device_id, public_key="-", key_fingerprint=device_id, certificate="-", certificate_serial="-",
-                certificate_expires_at=0.0, enrolled_at=0.0, last_seen_at=fixture.clock(), **given,
+                id=device_id,
+                public_key="-",
+                key_fingerprint=device_id,
+                certificate="-",
+                certificate_serial="-",
+                certificate_expires_at=0.0,
+                enrolled_at=0.0,
+                last_seen_at=fixture.clock(),
+                **given,
             )
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture
@@ -167,9 +174,15 @@ def test_what_a_device_showed_stays_with_the_rollout_when_it_leaves(fleet, how: 
         with fleet.hub.session() as session:
             session.get(Device, device_id).labels = {"site": "berlin"}
     row = create_rollout(
-        fleet.hub, model="digits", release=2, channel="stable", stages=[100], guard=GUARD, groups=["site=berlin"],
+        fleet.hub,
+        model="digits",
+        release=2,
+        channel="stable",
+        stages=[100],
+        guard=GUARD,
+        groups=["site=berlin"],
         actor="test",
-    )  # fmt: skip
+    )
     engine = RolloutEngine(fleet.hub)
     first, second, third = DEVICES
     for device_id in (second, third):
@@ -437,9 +450,14 @@ def test_bad_requests_are_refused_with_a_reason(fleet, changes, status, word):
 
 def test_a_rollout_with_a_bounded_p95_asks_for_figures_and_halts_on_slow_ones(fleet):
     row = create_rollout(
-        fleet.hub, model="digits", release=2, channel="stable", stages=[34, 100], actor="test",
+        fleet.hub,
+        model="digits",
+        release=2,
+        channel="stable",
+        stages=[34, 100],
+        actor="test",
         guard={"max_p95_us": 100.0, "evidence": "install"},
-    )  # fmt: skip
+    )
     engine = RolloutEngine(fleet.hub)
     assert entry(fleet).rollout.measure is True
     (device_id,) = cohort(fleet)

@@ -90,9 +90,16 @@ def roll_out(
     with hub.hub.session() as session:
         session.execute(delete(UsedSalt).where(col(UsedSalt.salt) != ""))
     row = create.create_rollout(
-        hub.hub, model="digits", release=2, channel="stable", stages=STAGES, actor="test", soak_s=60.0,
-        guard={"evidence": "install"}, schedule=Schedule(rate=Rate(per_minute=SIZE / 10, factor=2.0, after=SIZE // 4)),
-    )  # fmt: skip
+        hub.hub,
+        model="digits",
+        release=2,
+        channel="stable",
+        stages=STAGES,
+        actor="test",
+        soak_s=60.0,
+        guard={"evidence": "install"},
+        schedule=Schedule(rate=Rate(per_minute=SIZE / 10, factor=2.0, after=SIZE // 4)),
+    )
     began, asked, sizes = hub.clock(), set[str](), list[int]()
     engine, statements = RolloutEngine(hub.hub), list[int]()
     while row_of(hub, row.id).ended_at is None:

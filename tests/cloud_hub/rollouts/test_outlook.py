@@ -38,10 +38,16 @@ def window(fleet: HubFixture, device: str, ago_s: float, **counters: int) -> Non
     with fleet.hub.session() as session:
         session.add(
             WindowRow(
-                device_id=device, spool="s", seq=int(1e6 - ago_s), model="digits", release=1,
-                started_at=ended - 60, ended_at=ended, body={"counters": counters},
+                device_id=device,
+                spool="s",
+                seq=int(1e6 - ago_s),
+                model="digits",
+                release=1,
+                started_at=ended - 60,
+                ended_at=ended,
+                body={"counters": counters},
             )
-        )  # fmt: skip
+        )
 
 
 def change(fleet: HubFixture, device: str, **fields: Any) -> None:
@@ -211,10 +217,18 @@ def test_the_share_of_new_inputs_is_the_last_rollouts(fleet: HubFixture) -> None
         with fleet.hub.session() as session:
             session.add(
                 RolloutRow(
-                    id=f"r-{number}", model="digits", channel="stable", release=2, from_release=1, state="aborted",
-                    salt="-", created_at=float(number), updated_at=0.0, ended_at=1.0,
+                    id=f"r-{number}",
+                    model="digits",
+                    channel="stable",
+                    release=2,
+                    from_release=1,
+                    state="aborted",
+                    salt="-",
+                    created_at=float(number),
+                    updated_at=0.0,
+                    ended_at=1.0,
                 )
-            )  # fmt: skip
+            )
             session.flush()
             session.add(
                 PairEvidence(

@@ -72,9 +72,15 @@ def say(fleet: HubFixture, device: str, rollout: str, first: int = 0, seq: int =
     keys = b"".join((first + n).to_bytes(8, "little") for n in range(told["agree"] + told["differ"]))
     shadow = ShadowCounts(**{"rollout": rollout, "keys": keys, **told})  # type: ignore[arg-type]
     window = Window(
-        model="digits", release=1, variant="v", auditor=None, started_at=1.0, ended_at=61.0,
-        counters={"requests": 600}, shadow=shadow,
-    )  # fmt: skip
+        model="digits",
+        release=1,
+        variant="v",
+        auditor=None,
+        started_at=1.0,
+        ended_at=61.0,
+        counters={"requests": 600},
+        shadow=shadow,
+    )
     body = msgspec.Raw(encode_msgpack(window))
     envelope = Envelope(device=device, spool="s1", seq=seq, base=1, at=1.0, kind="window", body=body)
     Ingestor(fleet.hub).take([Message(topics.uplink(device, "telemetry"), encode_msgpack(envelope))])

@@ -18,14 +18,26 @@ from tests.support.hub import HubFixture, make_hub
 LIMIT = 8 << 20
 GOOD = msgspec.structs.asdict(sample(1))
 BAD: dict[str, dict[str, Any]] = {
-    "id-nul": {"id": "a\0b"}, "id-long": {"id": "s" * 65}, "id-empty": {"id": ""},
-    "model": {"model": "../x"}, "model-unknown": {"model": "nobody"}, "variant": {"variant": "\0"},
-    "release-2^40": {"release": 1 << 40}, "release-2^64-1": {"release": (1 << 64) - 1}, "release": {"release": -1},
-    "prediction": {"prediction": 1 << 31}, "cloud": {"cloud_prediction": 1 << 63}, "negative": {"prediction": -5},
-    "confidence": {"confidence": float("nan")}, "at": {"at": float("nan")}, "late": {"at": 1e300},
-    "reason": {"reason": "whim"}, "no-inputs": {"inputs": []}, "text": {"prediction": "one"},
+    "id-nul": {"id": "a\0b"},
+    "id-long": {"id": "s" * 65},
+    "id-empty": {"id": ""},
+    "model": {"model": "../x"},
+    "model-unknown": {"model": "nobody"},
+    "variant": {"variant": "\0"},
+    "release-2^40": {"release": 1 << 40},
+    "release-2^64-1": {"release": (1 << 64) - 1},
+    "release": {"release": -1},
+    "prediction": {"prediction": 1 << 31},
+    "cloud": {"cloud_prediction": 1 << 63},
+    "negative": {"prediction": -5},
+    "confidence": {"confidence": float("nan")},
+    "at": {"at": float("nan")},
+    "late": {"at": 1e300},
+    "reason": {"reason": "whim"},
+    "no-inputs": {"inputs": []},
+    "text": {"prediction": "one"},
     "shape": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2**31, 2**31], "data": b"1234"}]},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -35,10 +47,16 @@ def hub(tmp_path, hub_database) -> HubFixture:
     with made.hub.session() as session:
         session.add(
             Device(
-                id="kiosk-1", public_key="", key_fingerprint="", certificate="", certificate_serial="",
-                certificate_expires_at=0, channel="stable", enrolled_at=0,
+                id="kiosk-1",
+                public_key="",
+                key_fingerprint="",
+                certificate="",
+                certificate_serial="",
+                certificate_expires_at=0,
+                channel="stable",
+                enrolled_at=0,
             )
-        )  # fmt: skip
+        )
     yield made
     made.hub.engine.dispose()
 

@@ -30,10 +30,17 @@ BOTH = (Tensor(name="label", datatype="FP32", shape=(-1, 3)), Tensor(name="ids",
 
 def sample(number: int, **inputs: np.ndarray) -> Sample:
     return Sample(
-        id=f"s{number}", model="pair", release=1, variant="v", at=START + number, reason="random",
+        id=f"s{number}",
+        model="pair",
+        release=1,
+        variant="v",
+        at=START + number,
+        reason="random",
         inputs=tuple(to_array(name, array) for name, array in inputs.items()),
-        outputs=(to_array("logits", np.zeros((1, 10), np.float32)),), confidence=0.5, prediction=0,
-    )  # fmt: skip
+        outputs=(to_array("logits", np.zeros((1, 10), np.float32)),),
+        confidence=0.5,
+        prediction=0,
+    )
 
 
 def pair(number: int) -> dict[str, np.ndarray]:
@@ -71,11 +78,16 @@ def test_a_sample_of_other_inputs_stays_out_and_is_counted(model: HubFixture) ->
     x = np.zeros((1, 3), np.float32)
     good = pair(1)
     commit(
-        model, sample(1, **good), sample(2, x=x), sample(3, **{**good, "label": np.zeros((1, 4), np.float32)}),
-        sample(4, **{**good, "more": x}), sample(5, **{**good, "ids": np.zeros((1, 2), np.int32)}),
-        sample(6, label=good["label"]), sample(7, **{**good, "label": np.zeros((2, 3), np.float32)}),
+        model,
+        sample(1, **good),
+        sample(2, x=x),
+        sample(3, **{**good, "label": np.zeros((1, 4), np.float32)}),
+        sample(4, **{**good, "more": x}),
+        sample(5, **{**good, "ids": np.zeros((1, 2), np.int32)}),
+        sample(6, label=good["label"]),
+        sample(7, **{**good, "label": np.zeros((2, 3), np.float32)}),
         sample(8, **{**good, "label": np.array([[b"a", b"b", b"c"]], object)}),
-    )  # fmt: skip
+    )
     row = snapshots.create(model.hub, "pair", actor="t")
     assert row.samples == 1
     entries = model.client.get("/api/v1/audit", headers=model.auth()).json()["items"]

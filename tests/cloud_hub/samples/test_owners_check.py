@@ -113,11 +113,19 @@ def hub(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[HubF
     x = to_array("x", np.zeros((1, 64), np.float32))
     samples = [
         Sample(
-            id=key, model="scale", release=1, variant="v", at=START, reason="random", inputs=(x,), outputs=(),
-            confidence=0.0, prediction=NO_CLASS,
+            id=key,
+            model="scale",
+            release=1,
+            variant="v",
+            at=START,
+            reason="random",
+            inputs=(x,),
+            outputs=(),
+            confidence=0.0,
+            prediction=NO_CLASS,
         )
         for key in ("s1", "s2")
-    ]  # fmt: skip
+    ]
     store.commit(made.hub, "d", samples)
     yield made
     made.hub.engine.dispose()

@@ -55,10 +55,13 @@ def test_large_and_broken_images_are_shown_all_the_same() -> None:
 
 
 def test_words_say_numbers_figures_and_text() -> None:
-    text = in_words((
-        to_array("a", np.asarray([[1.5, -2.0, 3.0, 4.0, 5.0]], np.float32)),
-        to_array("image", np.full((1, 16, 16), 0.25, np.float32)), to_array("note", np.asarray([[b"hot"]], object)),
-    ))  # fmt: skip
+    text = in_words(
+        (
+            to_array("a", np.asarray([[1.5, -2.0, 3.0, 4.0, 5.0]], np.float32)),
+            to_array("image", np.full((1, 16, 16), 0.25, np.float32)),
+            to_array("note", np.asarray([[b"hot"]], object)),
+        )
+    )
     assert text == "a: 1.5, -2, 3, 4, …; image: brightness 0.25, contrast 0, detail 0; note: hot"
 
 
@@ -66,9 +69,17 @@ def test_the_page_of_samples_shows_them(hub) -> None:
     hub.model()
     image = to_array("image", np.eye(16, dtype=np.float32)[None])
     sample = Sample(
-        id="s1", model="digits", release=1, variant="v", at=hub.clock(), reason="random", inputs=(image,), outputs=(),
-        confidence=0.5, prediction=1,
-    )  # fmt: skip
+        id="s1",
+        model="digits",
+        release=1,
+        variant="v",
+        at=hub.clock(),
+        reason="random",
+        inputs=(image,),
+        outputs=(),
+        confidence=0.5,
+        prediction=1,
+    )
     store.commit(hub.hub, "d-0", [sample])
     assert hub.client.get("/samples/s1/picture", follow_redirects=False).status_code in (303, 307, 401)
     hub.client.post("/login", data={"token": hub.admin_token})

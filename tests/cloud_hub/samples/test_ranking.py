@@ -28,9 +28,17 @@ RANDOM = np.random.default_rng(0)
 
 def sample(number: int, x: np.ndarray, confidence: float, key: str = "", reason: str = "uncertain") -> Sample:
     return Sample(
-        id=key or f"s{number}", model="digits", release=1, variant="v", at=START + number, reason=reason,
-        inputs=(to_array("x", x),), outputs=(), confidence=confidence, prediction=1,
-    )  # fmt: skip
+        id=key or f"s{number}",
+        model="digits",
+        release=1,
+        variant="v",
+        at=START + number,
+        reason=reason,
+        inputs=(to_array("x", x),),
+        outputs=(),
+        confidence=confidence,
+        prediction=1,
+    )
 
 
 @pytest.fixture

@@ -24,9 +24,17 @@ from tests.support.hub import START, HubFixture
 def sample(number: int, model: str = "digits") -> Sample:
     x = np.full((1, 4), number, np.float32)
     return Sample(
-        id=f"s{number}", model=model, release=1, variant="v", at=START + number, reason="random",
-        inputs=(to_array("x", x),), outputs=(to_array("logits", x),), confidence=0.5, prediction=number,
-    )  # fmt: skip
+        id=f"s{number}",
+        model=model,
+        release=1,
+        variant="v",
+        at=START + number,
+        reason="random",
+        inputs=(to_array("x", x),),
+        outputs=(to_array("logits", x),),
+        confidence=0.5,
+        prediction=number,
+    )
 
 
 @pytest.fixture
@@ -47,10 +55,16 @@ def test_a_device_uploads_over_http(hub: HubFixture) -> None:
     with hub.hub.session() as session:
         session.add(
             Device(
-                id="kiosk-1", public_key="", key_fingerprint="", certificate="", certificate_serial="",
-                certificate_expires_at=0, channel="stable", enrolled_at=0,
+                id="kiosk-1",
+                public_key="",
+                key_fingerprint="",
+                certificate="",
+                certificate_serial="",
+                certificate_expires_at=0,
+                channel="stable",
+                enrolled_at=0,
             )
-        )  # fmt: skip
+        )
     text = hub.hub.device_tokens._make("eld1", "kiosk-1", hub.clock() + 60)
     body = msgspec.msgpack.encode(SampleBatch(samples=(sample(7),)))
     answer = hub.client.post("/device/samples", content=body, headers=hub.auth(text))
@@ -214,8 +228,13 @@ def test_a_snapshot_is_named_by_its_content(filled: HubFixture) -> None:
 
 def test_a_snapshot_holds_the_labels_of_any_task(filled: HubFixture) -> None:
     task = TaskSpec(name="regression", tolerance=1.0)
-    filled.release(labels=(), outputs=TWO, inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),), task=task,
-                   requires=("task:regression",))  # fmt: skip
+    filled.release(
+        labels=(),
+        outputs=TWO,
+        inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),),
+        task=task,
+        requires=("task:regression",),
+    )
     store.label(filled.hub, {"s2": [1, 2.5]}, by="ada", actor="test")
     made = snapshots.create(filled.hub, "digits", actor="test")
     assert (made.samples, made.labelled) == (2, 1)

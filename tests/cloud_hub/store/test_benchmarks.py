@@ -19,9 +19,19 @@ from fleet.protocol.messages import Benchmark, CommandResult, Envelope
 from tests.support.hub import HubFixture
 
 FIGURES = Benchmark(
-    model="digits", release=1, variant="litert-int8", runtime="ai-edge-litert", runtime_version="2.1", agent="0.1",
-    rounds=200, p50_us=40.0, p95_us=60.0, load_us=900.0, memory_bytes=1 << 20, process_bytes=48 << 20,
-)  # fmt: skip
+    model="digits",
+    release=1,
+    variant="litert-int8",
+    runtime="ai-edge-litert",
+    runtime_version="2.1",
+    agent="0.1",
+    rounds=200,
+    p50_us=40.0,
+    p95_us=60.0,
+    load_us=900.0,
+    memory_bytes=1 << 20,
+    process_bytes=48 << 20,
+)
 
 
 @pytest.fixture
@@ -33,11 +43,18 @@ def fleet(hub: HubFixture) -> HubFixture:
         for name, labels in (("pi-1", {"hw": "rpi4"}), ("pi-2", {"hw": "rpi4"}), ("box-1", {})):
             session.add(
                 Device(
-                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="1",
-                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0, labels=labels,
+                    id=name,
+                    public_key="-",
+                    key_fingerprint=name,
+                    certificate="-",
+                    certificate_serial="1",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
+                    labels=labels,
                     info={"hardware": {"machine": "x86_64"}},
                 )
-            )  # fmt: skip
+            )
     return hub
 
 
@@ -69,15 +86,30 @@ def test_figures_are_shown_per_hardware_class(fleet):
     report(fleet, "box-1", 1, result(replace(FIGURES, p50_us=4.0, p95_us=6.0)))
     assert release(fleet) == [
         {
-            "hardware": "rpi4", "variant": "litert-int8", "runtime": "ai-edge-litert", "devices": 2, "p50_us": 50.0,
-            "p95_us": 80.0, "worst_p95_us": 100.0, "load_us": 900.0, "memory_bytes": 2 << 20,
+            "hardware": "rpi4",
+            "variant": "litert-int8",
+            "runtime": "ai-edge-litert",
+            "devices": 2,
+            "p50_us": 50.0,
+            "p95_us": 80.0,
+            "worst_p95_us": 100.0,
+            "load_us": 900.0,
+            "memory_bytes": 2 << 20,
             "process_bytes": 48 << 20,
         },
         {
-            "hardware": "x86_64", "variant": "litert-int8", "runtime": "ai-edge-litert", "devices": 1, "p50_us": 4.0,
-            "p95_us": 6.0, "worst_p95_us": 6.0, "load_us": 900.0, "memory_bytes": 1 << 20, "process_bytes": 48 << 20,
+            "hardware": "x86_64",
+            "variant": "litert-int8",
+            "runtime": "ai-edge-litert",
+            "devices": 1,
+            "p50_us": 4.0,
+            "p95_us": 6.0,
+            "worst_p95_us": 6.0,
+            "load_us": 900.0,
+            "memory_bytes": 1 << 20,
+            "process_bytes": 48 << 20,
         },
-    ]  # fmt: skip
+    ]
 
 
 def test_a_device_that_measures_again_replaces_its_figures_and_a_revoked_one_does_not_count(fleet):

@@ -43,10 +43,22 @@ def test_certificates_that_devices_had_are_kept_as_their_current_ones(database_u
     engine = make_engine(database_url)
     upgrade(engine, "0002")
     device = {
-        "id": "cam-1", "public_key": "K", "key_fingerprint": "f", "certificate": "C", "certificate_serial": "a1",
-        "certificate_expires_at": 9.0, "mqtt_password": "", "channel": "stable", "labels": "{}", "pins": "{}",
-        "info": "{}", "enrolled_at": 3.0, "online": False, "session": "", "command_counter": 0,
-    }  # fmt: skip
+        "id": "cam-1",
+        "public_key": "K",
+        "key_fingerprint": "f",
+        "certificate": "C",
+        "certificate_serial": "a1",
+        "certificate_expires_at": 9.0,
+        "mqtt_password": "",
+        "channel": "stable",
+        "labels": "{}",
+        "pins": "{}",
+        "info": "{}",
+        "enrolled_at": 3.0,
+        "online": False,
+        "session": "",
+        "command_counter": 0,
+    }
     names = ", ".join(device)
     with engine.begin() as connection:
         values = ", ".join(f":{name}" for name in device)
@@ -62,10 +74,19 @@ def test_of_two_live_rollouts_the_one_in_the_channel_stays(database_url: str) ->
     engine = make_engine(database_url)
     upgrade(engine, "0004")
     rollout = {
-        "model": "digits", "channel": "stable", "release": 2, "from_release": 1, "state": "running", "attempt": 1,
-        "salt": "s", "plan": "{}", "progress": '{"state":"running"}', "reason": "", "created_by": "x",
+        "model": "digits",
+        "channel": "stable",
+        "release": 2,
+        "from_release": 1,
+        "state": "running",
+        "attempt": 1,
+        "salt": "s",
+        "plan": "{}",
+        "progress": '{"state":"running"}',
+        "reason": "",
+        "created_by": "x",
         "updated_at": 5.0,
-    }  # fmt: skip
+    }
     names = ", ".join(["id", "created_at", *rollout])
     values = ", ".join(f":{name}" for name in ["id", "created_at", *rollout])
     document = b'{"models":{"digits":{"release":1,"rollout":{"id":"r-1"}},"faces":{"release":1}}}'
@@ -94,9 +115,18 @@ def test_labels_that_were_class_numbers_stay_what_they_are(database_url: str) ->
     engine = make_engine(database_url)
     upgrade(engine, "0006")
     sample = {
-        "model": "digits", "device_id": "d", "release": 1, "variant": "v", "reason": "random", "at": 1.0,
-        "received_at": 1.0, "confidence": 0.5, "prediction": 3, "labelled_by": "", "path": "p",
-    }  # fmt: skip
+        "model": "digits",
+        "device_id": "d",
+        "release": 1,
+        "variant": "v",
+        "reason": "random",
+        "at": 1.0,
+        "received_at": 1.0,
+        "confidence": 0.5,
+        "prediction": 3,
+        "labelled_by": "",
+        "path": "p",
+    }
     columns = ["id", "label", *sample]
     insert = text(f"INSERT INTO sample ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})")
     with engine.begin() as connection:
@@ -120,10 +150,15 @@ def test_models_whose_releases_disagree_are_written_down(database_url: str) -> N
     x, sensors = ({"name": name, "datatype": "FP32", "shape": [-1, 8]} for name in ("x", "sensors"))
     both = [x, sensors]
     releases = [
-        ("machines", 1, "published", [sensors]), ("machines", 2, "published", [x]), ("machines", 3, "reserved", None),
-        ("pairs", 1, "published", both), ("pairs", 2, "published", both[::-1]), ("pairs", 3, "withdrawn", [x]),
-        ("floored", 1, "published", [x]), ("floored", 2, "published", [sensors]),
-    ]  # fmt: skip
+        ("machines", 1, "published", [sensors]),
+        ("machines", 2, "published", [x]),
+        ("machines", 3, "reserved", None),
+        ("pairs", 1, "published", both),
+        ("pairs", 2, "published", both[::-1]),
+        ("pairs", 3, "withdrawn", [x]),
+        ("floored", 1, "published", [x]),
+        ("floored", 2, "published", [sensors]),
+    ]
     with engine.begin() as connection:
         for name, floor in (("machines", 1), ("pairs", 1), ("floored", 2)):
             connection.execute(

@@ -12,9 +12,17 @@ NO_OUTAGE = Hearing(noted_at=0.0)
 
 def device(now: float = 0.0) -> Device:
     return Device(
-        id="d", public_key="-", key_fingerprint="-", certificate="-", certificate_serial="-",
-        certificate_expires_at=0.0, channel="stable", enrolled_at=0.0, last_seen_at=now, quiet_since=now,
-    )  # fmt: skip
+        id="d",
+        public_key="-",
+        key_fingerprint="-",
+        certificate="-",
+        certificate_serial="-",
+        certificate_expires_at=0.0,
+        channel="stable",
+        enrolled_at=0.0,
+        last_seen_at=now,
+        quiet_since=now,
+    )
 
 
 def hear(found: Device, *gaps_s: float, hub: Hearing = NO_OUTAGE) -> float:

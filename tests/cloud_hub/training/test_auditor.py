@@ -121,9 +121,11 @@ def test_a_job_of_an_earlier_version_has_shown_nothing(tiny: HubFixture) -> None
 
 def frozen(hub: HubFixture) -> str:
     return snapshots.save(
-        hub.hub, "tiny", Dataset({"input": np.ones((4, 2), np.float32)}, np.zeros(4, int), np.arange(4).astype(str)),
+        hub.hub,
+        "tiny",
+        Dataset({"input": np.ones((4, 2), np.float32)}, np.zeros(4, int), np.arange(4).astype(str)),
         actor="test",
-    ).id  # fmt: skip
+    ).id
 
 
 def test_weights_are_kept_by_who_takes_over_behind_the_publication(

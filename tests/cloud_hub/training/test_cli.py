@@ -69,10 +69,24 @@ def test_swapped_labels_pass_their_own_gate_and_fail_the_exam(tmp_path: Path) ->
     out, quick = tmp_path / "bad", recipe(tmp_path, 40)
     main([quick, "--out", str(out), "--swap-labels", "3,8"])
     done = call(
-        "model-compiler", "compile", out / "student.pt2", "--cloud", out / "teacher.onnx", "--max-drop", 5,
-        "--calibration", out / "calibration.npz", "--validation", out / "validation.npz",
-        "--target", "litert-int8", "--target", "litert-fp32", "--out", tmp_path / "release",
-    )  # fmt: skip
+        "model-compiler",
+        "compile",
+        out / "student.pt2",
+        "--cloud",
+        out / "teacher.onnx",
+        "--max-drop",
+        5,
+        "--calibration",
+        out / "calibration.npz",
+        "--validation",
+        out / "validation.npz",
+        "--target",
+        "litert-int8",
+        "--target",
+        "litert-fp32",
+        "--out",
+        tmp_path / "release",
+    )
     assert done.returncode == 0, done.stderr
     manifest = decode_manifest((tmp_path / "release" / "manifest.json").read_bytes())
     verdicts = {variant.name: variant.verdict for variant in manifest.variants}

@@ -39,20 +39,32 @@ def put(array: np.ndarray, rows: list[int], value: float) -> np.ndarray:
 
 
 FATAL: list[tuple[Callable[[], Sets], TaskSpec | None, str]] = [
-    (lambda: changed("train", x={"sensors": put(part(60, 1).inputs["sensors"], [4, 7], np.nan)}), None,
-     "train: input 'sensors' holds NaN or infinity in rows 4, 7"),
-    (lambda: changed("validation", x={"sensors": part(29, 3).inputs["sensors"]}), None,
-     "validation: input 'sensors' has 29 rows, y has 30"),
-    (lambda: changed("exam", y=put(part(30, 4).y, [3], 7)), None,
-     "exam: the labels in row 3 are none of the task classification: they are from 0 to 2"),
+    (
+        lambda: changed("train", x={"sensors": put(part(60, 1).inputs["sensors"], [4, 7], np.nan)}),
+        None,
+        "train: input 'sensors' holds NaN or infinity in rows 4, 7",
+    ),
+    (
+        lambda: changed("validation", x={"sensors": part(29, 3).inputs["sensors"]}),
+        None,
+        "validation: input 'sensors' has 29 rows, y has 30",
+    ),
+    (
+        lambda: changed("exam", y=put(part(30, 4).y, [3], 7)),
+        None,
+        "exam: the labels in row 3 are none of the task classification: they are from 0 to 2",
+    ),
     (lambda: sets(), TaskSpec(name="anomaly-score", threshold=1.0), "none of the task anomaly-score: they are 0 or 1"),
     (lambda: sets(), TaskSpec(name="regression", tolerance=1.0, high=1.5), "from -inf to 1.5"),
     (lambda: changed("validation", x=part(60, 1).take(slice(30)).x), None, "validation: rows 0, 1, 2, .* are in train"),
     (lambda: replace(sets(), calibration=part(0, 2)), None, "calibration has no rows"),
     (lambda: changed("exam", y=np.zeros((30, 2))), None, r"exam: y is \[n, 2\], that of train \[n\]"),
-    (lambda: sets().each(lambda p: replace(p, y=put(p.y.astype(np.float32), [5], np.inf))),
-     TaskSpec(name="regression", tolerance=1.0), "train: y holds NaN or infinity in row 5"),
-]  # fmt: skip
+    (
+        lambda: sets().each(lambda p: replace(p, y=put(p.y.astype(np.float32), [5], np.inf))),
+        TaskSpec(name="regression", tolerance=1.0),
+        "train: y holds NaN or infinity in row 5",
+    ),
+]
 
 
 @pytest.mark.parametrize(("make", "spec", "words"), FATAL, ids=[words[:40] for *_, words in FATAL])

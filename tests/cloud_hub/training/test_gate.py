@@ -81,10 +81,13 @@ def test_luck_is_no_proof_however_few_or_many_labels_there_are(labels: int) -> N
         shown += [(lost, won) for lost in range(min(most, labels - won) + 1)]
     for wins in (0.0, 0.01, 0.045, 0.2, 0.475):
         luck = sum(
-            comb(labels, lost) * comb(labels - lost, won)
-            * (wins + MARGIN) ** lost * wins**won * max(1 - MARGIN - 2 * wins, 0.0) ** (labels - lost - won)
+            comb(labels, lost)
+            * comb(labels - lost, won)
+            * (wins + MARGIN) ** lost
+            * wins**won
+            * max(1 - MARGIN - 2 * wins, 0.0) ** (labels - lost - won)
             for lost, won in shown
-        )  # fmt: skip
+        )
         assert luck <= 1 - LEVEL, wins
 
 

@@ -114,10 +114,21 @@ def fresh(name: str) -> Examples:
 
 def compiled(trained: Path, out: Path, labels: tuple[str, ...]) -> Path:
     command = [
-        "compile", trained / "student.pt2", "--cloud", trained / "teacher.onnx", "--labels", ",".join(labels),
-        "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
-        "--target", "litert-fp32", "--out", out,
-    ]  # fmt: skip
+        "compile",
+        trained / "student.pt2",
+        "--cloud",
+        trained / "teacher.onnx",
+        "--labels",
+        ",".join(labels),
+        "--calibration",
+        trained / "calibration.npz",
+        "--validation",
+        trained / "validation.npz",
+        "--target",
+        "litert-fp32",
+        "--out",
+        out,
+    ]
     done = call("model-compiler", *command)
     assert done.returncode == 0, done.stderr
     return out
@@ -186,10 +197,12 @@ def published(hub: HubFixture) -> HubFixture:
     encoder = drift_encoder.fit_encoder(np.random.default_rng(0).normal(size=(40, 4)), tensor="sensors")
     data = drift_encoder.encode_encoder(encoder)
     manifest, blobs = small_release(
-        inputs=(Tensor(name="sensors", datatype="FP32", shape=(-1, 4)),), labels=("fine", "failing"),
-        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 2)),), sketch_id=drift_encoder.sketch_id(encoder),
+        inputs=(Tensor(name="sensors", datatype="FP32", shape=(-1, 4)),),
+        labels=("fine", "failing"),
+        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 2)),),
+        sketch_id=drift_encoder.sketch_id(encoder),
         encoder=data,
-    )  # fmt: skip
+    )
     for sha256, blob in blobs.items():
         hub.hub.objects.put_new(f"blobs/{sha256}", blob)
     hub.hub.publisher.publish_release("machines", manifest, actor="t")
@@ -207,19 +220,28 @@ def frozen(hub: HubFixture) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('labels=("fine", "failing")', 'labels=("fine", "failing"), inputs=("readings",)',
-         "inputs are sensors; these names were asked for: readings"),
-        ('labels=("fine", "failing")', 'labels=("fine", "failing"), outputs=("scores",)',
-         "outputs are logits; these names were asked for: scores"),
+        (
+            'labels=("fine", "failing")',
+            'labels=("fine", "failing"), inputs=("readings",)',
+            "inputs are sensors; these names were asked for: readings",
+        ),
+        (
+            'labels=("fine", "failing")',
+            'labels=("fine", "failing"), outputs=("scores",)',
+            "outputs are logits; these names were asked for: scores",
+        ),
         ('labels=("fine", "failing")', 'labels=("good", "bad")', "classes are fine, failing; this has good, bad"),
         ("Examples(x, ", 'Examples({"readings": x}, ', "inputs are sensors; the data has readings"),
         ("size=(count, 4)", "size=(count, 5)", r"inputs are sensors FP32 \[-1, 4\]; this has sensors FP32 \[-1, 5\]"),
-        ("nn.Linear(hidden, 2)", "nn.Linear(hidden, 3)",
-         r"outputs are logits FP32 \[-1, 2\]; this has logits FP32 \[-1, 3\]"),
+        (
+            "nn.Linear(hidden, 2)",
+            "nn.Linear(hidden, 3)",
+            r"outputs are logits FP32 \[-1, 2\]; this has logits FP32 \[-1, 3\]",
+        ),
         ("Teacher(16)", "nn.Linear(4, 3)", r"student has shape \[1, 2\], the teacher's \[1, 3\]"),
         ("nn.ReLU()", "nn.Embedding(9, 3)", "the recipe: the model does not run on the data"),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_would_break_applications_is_refused_before_it_trains(
     published: HubFixture, monkeypatch: pytest.MonkeyPatch, old: str, new: str, words: str
 ) -> None:
@@ -247,8 +269,11 @@ def test_a_lost_encoder_is_named_before_anything_is_trained(published: HubFixtur
 
 
 def test_training_by_hand_keeps_a_model_s_interface(published: HubFixture, tmp_path: Path) -> None:
-    (tmp_path / "r.py").write_text(MACHINES.replace("def forward(self, sensors)", "def forward(self, x)").replace(
-        "self.layers(sensors)", "self.layers(x)").replace("_epochs=40", "_epochs=1"))  # fmt: skip
+    (tmp_path / "r.py").write_text(
+        MACHINES.replace("def forward(self, sensors)", "def forward(self, x)")
+        .replace("self.layers(sensors)", "self.layers(x)")
+        .replace("_epochs=40", "_epochs=1")
+    )
     words = [str(tmp_path / "r.py"), "--hub", str(published.hub.config.directory), "--model", "machines"]
     train([*words, "--out", str(tmp_path / "a")])
     with np.load(tmp_path / "a" / "validation.npz") as arrays:

@@ -69,9 +69,13 @@ def test_two_processes_train_what_one_does(tmp_path: Path, capsys: pytest.Captur
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cloud_hub", "train", str(recipe)]
     done = subprocess.run(
         [sys.executable, "-m", *command, "--out", str(tmp_path / "two"), "--json"],
-        capture_output=True, text=True, check=False, cwd=ROOT, timeout=250,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=250,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(alone) == 12 and alone[-1] < 0.7 * alone[0]
     # Of 65 rows the last batch has one, so that the second process has none of it.

@@ -70,8 +70,10 @@ INTERFACE = Interface(
         Tensor(name="kind", datatype="BYTES", shape=(-1,)),
         Tensor(name="sensors", datatype="FP32", shape=(-1, 2), finite=False),
     ),
-    outputs=(Tensor(name="worn", datatype="FP32", shape=(-1, 2)),), labels=("fine", "worn"), preprocess=KINDS,
-)  # fmt: skip
+    outputs=(Tensor(name="worn", datatype="FP32", shape=(-1, 2)),),
+    labels=("fine", "worn"),
+    preprocess=KINDS,
+)
 
 
 TONES = '''
@@ -227,11 +229,16 @@ def test_constants_are_those_of_the_rows_and_what_is_given_stays() -> None:
     kind = np.array([b"b", b"a", b"b", b"c"] * 50, object)
     scale, impute, normalise, clip, hot, place, _ = fit(
         (
-            Scale(input="y"), Impute(input="x"), Normalise(input="x", std=(2.0,)), Clip(input="x"), OneHot(input="k"),
-            Ordinal(input="n"), Concat(inputs=("x", "k"), output="all"),
+            Scale(input="y"),
+            Impute(input="x"),
+            Normalise(input="x", std=(2.0,)),
+            Clip(input="x"),
+            OneHot(input="k"),
+            Ordinal(input="n"),
+            Concat(inputs=("x", "k"), output="all"),
         ),
         {"x": x, "y": x[:, :1], "k": kind, "n": np.arange(200) % 3},
-    )  # fmt: skip
+    )
     y = x[:, 0].astype(np.float64)
     assert scale.factor == pytest.approx((1 / (y.max() - y.min()),)) and scale.offset[0] == -y.min() * scale.factor[0]
     assert impute.value == pytest.approx(np.nanmedian(x.astype(np.float64), axis=0))

@@ -60,10 +60,21 @@ def wear(hub: HubFixture, tmp_path: Path) -> HubFixture:
     trained = tmp_path / "trained"
     train([str(path), "--out", str(trained)])
     command = [
-        "compile", trained / "student.pt2", "--cloud", trained / "teacher.onnx", "--task", "regression:tolerance=0.5",
-        "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
-        "--target", "onnx-fp32", "--out", tmp_path / "release",
-    ]  # fmt: skip
+        "compile",
+        trained / "student.pt2",
+        "--cloud",
+        trained / "teacher.onnx",
+        "--task",
+        "regression:tolerance=0.5",
+        "--calibration",
+        trained / "calibration.npz",
+        "--validation",
+        trained / "validation.npz",
+        "--target",
+        "onnx-fp32",
+        "--out",
+        tmp_path / "release",
+    ]
     done = call("model-compiler", *command)
     assert done.returncode == 0, done.stderr
     publish(hub, tmp_path / "release", "wear")

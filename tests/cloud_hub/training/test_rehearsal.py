@@ -94,11 +94,14 @@ def test_the_command_says_each_step_and_writes_nothing(tmp_path: Path, capsys: p
         main([file])
 
 
-@pytest.mark.parametrize(("body", "code", "words"), [
-    ("import sys; sys.exit(7)", 7, ""),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 1, "ended by signal 11"),
-    ("import time; time.sleep(60)", 1, "had not ended after 0.5 s"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("import sys; sys.exit(7)", 7, ""),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 1, "ended by signal 11"),
+        ("import time; time.sleep(60)", 1, "had not ended after 0.5 s"),
+    ],
+)
 def test_fleet_runs_it_in_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], body: str, code: int, words: str
 ) -> None:

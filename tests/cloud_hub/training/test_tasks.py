@@ -85,9 +85,14 @@ def trained(made: Recipe, out: Path, **more: Any) -> tuple[Made | None, Made, Se
     return teacher, train_student(request, parts, settled, teacher), settled, request
 
 
-@pytest.mark.parametrize(("task", "metric", "better"), [
-    ("regression", "rmse", 1.0), ("multi-label", "f1", 0.9), ("anomaly-score", "auc", 0.95),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "metric", "better"),
+    [
+        ("regression", "rmse", 1.0),
+        ("multi-label", "f1", 0.9),
+        ("anomaly-score", "auc", 0.95),
+    ],
+)
 @pytest.mark.parametrize("taught", [True, False])
 def test_the_kit_s_loop_learns_each_task_with_and_without_a_teacher(
     tmp_path: Path, task: str, metric: str, better: float, taught: bool
@@ -242,7 +247,7 @@ def test_truth_values_stay_unless_applications_of_the_model_send_numbers(
             ),
             outputs=(Tensor(name="output", datatype="FP32", shape=(-1, 1)),),
             task=TaskSpec(name="regression", tolerance=1),
-        )  # fmt: skip
+        )
         contract = Contract("drill", "the model", fixed)
     settled = settle(made, sets("regression").each(switched), contract, tmp_path)
     assert settled.sets.train.inputs["load"].dtype == np.dtype(expected)

@@ -270,9 +270,17 @@ def test_a_share_of_the_epochs_is_at_least_one() -> None:
 
 @pytest.mark.parametrize(
     "space",
-    [{}, {"colour": [1]}, {"batch": [0.5]}, {"batch": [0]}, {"batch": []}, {"soft_share": {"low": 0, "high": 2}},
-     {"student_rate": {"low": 0, "high": 1, "log": True}}, {"batch": {"low": 2, "high": 2}}],
-)  # fmt: skip
+    [
+        {},
+        {"colour": [1]},
+        {"batch": [0.5]},
+        {"batch": [0]},
+        {"batch": []},
+        {"soft_share": {"low": 0, "high": 2}},
+        {"student_rate": {"low": 0, "high": 1, "log": True}},
+        {"batch": {"low": 2, "high": 2}},
+    ],
+)
 def test_a_space_that_holds_what_no_run_can_have_is_refused(space: Any) -> None:
     with pytest.raises(ValidationError):
         TuneOptions.model_validate({"space": space})

@@ -261,9 +261,11 @@ def test_a_model_goes_round_the_whole_loop(hub: HubFixture, tmp_path: Path, case
     assert first.placed("edge")[0].verdict.metric == case.metric
     assert {tensor.datatype for tensor in first.inputs} == case.datatypes
     entry = {
-        "release": 1, "audit": {"auditor": 1, "share_ppm": 1_000_000}, "routing": {"cloud": False},
+        "release": 1,
+        "audit": {"auditor": 1, "share_ppm": 1_000_000},
+        "routing": {"cloud": False},
         "sampling": {"enabled": True, "random_ppm": 1_000_000},
-    }  # fmt: skip
+    }
     answer = hub.client.put(f"/api/v1/channels/stable/models/{case.name}", json=entry, headers=hub.auth())
     assert answer.status_code == 200, answer.text
 

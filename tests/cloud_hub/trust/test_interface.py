@@ -257,9 +257,13 @@ def test_a_signature_made_elsewhere_does_not_pass_the_interface(tmp_path: Path) 
     def sign(number: int) -> Release:
         wanted = hub.hub.publisher.signing("machines", number)
         return hub.hub.publisher.accept_signature(
-            "machines", number, key_id=wanted.key_id, version=wanted.version, actor="t",
+            "machines",
+            number,
+            key_id=wanted.key_id,
+            version=wanted.version,
+            actor="t",
             signature=key.sign(wanted.payload).hex(),  # type: ignore[union-attr, call-arg]
-        )  # fmt: skip
+        )
 
     assert sign(1).status == "published"
     with pytest.raises(ConflictError, match="fixed by release 1"):

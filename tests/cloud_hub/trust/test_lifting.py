@@ -248,9 +248,12 @@ def test_what_is_taken_over_is_what_the_hub_signed_and_nothing_around_it(lost: L
     held = lost.held()
     known = metadata(lost.older())
     plain = verify(known, held)
-    noisy = verify(known, replace(
-        held, roots=tuple(map(respaced, held.roots)), **{role: respaced(getattr(held, role)) for role in ROLES}
-    ))  # fmt: skip
+    noisy = verify(
+        known,
+        replace(
+            held, roots=tuple(map(respaced, held.roots)), **{role: respaced(getattr(held, role)) for role in ROLES}
+        ),
+    )
     assert plain == noisy and plain.bodies["targets"] == metadata(lost.newer)["targets"]
 
 

@@ -167,9 +167,17 @@ def named_by_snapshot(hub: HubFixture) -> str:
 def named_by_samples(hub: HubFixture) -> str:
     add_device(hub, "k")
     sample = Sample(
-        id="s1", model="digits", release=1, variant="v", at=hub.clock(), reason="random",
-        inputs=(to_array("x", np.zeros((1, 64), np.float32)),), outputs=(), confidence=0.5, prediction=1,
-    )  # fmt: skip
+        id="s1",
+        model="digits",
+        release=1,
+        variant="v",
+        at=hub.clock(),
+        reason="random",
+        inputs=(to_array("x", np.zeros((1, 64), np.float32)),),
+        outputs=(),
+        confidence=0.5,
+        prediction=1,
+    )
     store.commit(hub.hub, "k", [sample])
     return "1 sample"
 

@@ -68,10 +68,12 @@ def test_two_processes_publish_at_once(tmp_path: Path, hub_database: str) -> Non
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(directory), str(EACH)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     for worker in workers:
         assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
     for worker in workers:

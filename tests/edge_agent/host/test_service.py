@@ -31,8 +31,9 @@ PROGRAM = Path(sysconfig.get_path("scripts")) / "edge-agent"
 def asked(tmp_path: Path) -> ServiceUnit:
     """Into an image."""
     (tmp_path / "image").mkdir()
-    return ServiceUnit(program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/var/lib/edge-agent"),
-                   root=tmp_path / "image")  # fmt: skip
+    return ServiceUnit(
+        program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/var/lib/edge-agent"), root=tmp_path / "image"
+    )
 
 
 class Commands:
@@ -50,9 +51,9 @@ class Commands:
 
 @pytest.mark.parametrize(
     ("directory", "devices", "port"),
-    [("/var/lib/edge-agent", (), None), ("/srv/100% \"odd\" $HOME/a b", ("/dev/apex_0", "/dev/bus/usb"), 8200)],
+    [("/var/lib/edge-agent", (), None), ('/srv/100% "odd" $HOME/a b', ("/dev/apex_0", "/dev/bus/usb"), 8200)],
     ids=["usual", "odd"],
-)  # fmt: skip
+)
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path, directory, devices, port):
     asked = ServiceUnit(program=PROGRAM, directory=Path(directory), devices=devices, port=port)
     unit = tmp_path / "edge-agent.service"
@@ -79,10 +80,21 @@ def test_the_agent_and_its_self_test_need_no_call_that_the_unit_refuses(tmp_path
     release = models.release(tmp_path / "blobs", runtime="litert", data=models.litert_bytes())
     (tmp_path / "manifest.json").write_bytes(encode_manifest(release.manifest))
     assert allowed >= OFTEN
-    selftest = [sys.executable, "-m", "edge_agent.main", "selftest", "--manifest", tmp_path / "manifest.json",
-                "--variant", "litert-fp32", "--blobs", tmp_path / "blobs"]  # fmt: skip
-    done = subprocess.run([*watch(tmp_path / "trace"), *selftest], cwd=ROOT, timeout=120, check=False,
-                          capture_output=True, text=True)  # fmt: skip
+    selftest = [
+        sys.executable,
+        "-m",
+        "edge_agent.main",
+        "selftest",
+        "--manifest",
+        tmp_path / "manifest.json",
+        "--variant",
+        "litert-fp32",
+        "--blobs",
+        tmp_path / "blobs",
+    ]
+    done = subprocess.run(
+        [*watch(tmp_path / "trace"), *selftest], cwd=ROOT, timeout=120, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     agent = [sys.executable, "-m", "edge_agent.main", "run", "--port", "0", "--dir", enrolled(tmp_path / "agent")]
     process = subprocess.Popen([*watch(tmp_path / "run"), *agent], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -162,8 +174,10 @@ def test_a_folder_that_is_a_link_is_refused_with_where_it_leads(asked):
 def test_nobody_elses_files_are_touched(asked, tmp_path):
     asked.unit.parent.mkdir(parents=True)
     asked.unit.write_text("[Unit]\nDescription=by hand\n")
-    for act in (lambda: install(asked, start=True, command=Commands()),
-                lambda: uninstall(asked, purge=False, command=Commands())):  # fmt: skip
+    for act in (
+        lambda: install(asked, start=True, command=Commands()),
+        lambda: uninstall(asked, purge=False, command=Commands()),
+    ):
         with pytest.raises(ConflictError, match="was not written by this command"):
             act()
     assert "by hand" in asked.unit.read_text()
@@ -179,11 +193,17 @@ def test_nobody_elses_files_are_touched(asked, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"name": "../evil"}, "cannot be a service's"), ({"name": "A b"}, "--name"),
-     ({"directory": Path("relative")}, "no absolute path"), ({"directory": Path("/var")}, "is the system's"),
-     ({"directory": Path("/var/lib/a\nExecStart=x")}, "no absolute path"), ({"directory": Path("/home/me/a")}, "/home"),
-     ({"devices": ("/etc/passwd",)}, "under /dev"), ({"devices": ("/dev/a\nUser=root",)}, "under /dev")],
-)  # fmt: skip
+    [
+        ({"name": "../evil"}, "cannot be a service's"),
+        ({"name": "A b"}, "--name"),
+        ({"directory": Path("relative")}, "no absolute path"),
+        ({"directory": Path("/var")}, "is the system's"),
+        ({"directory": Path("/var/lib/a\nExecStart=x")}, "no absolute path"),
+        ({"directory": Path("/home/me/a")}, "/home"),
+        ({"devices": ("/etc/passwd",)}, "under /dev"),
+        ({"devices": ("/dev/a\nUser=root",)}, "under /dev"),
+    ],
+)
 def test_what_no_service_can_have_is_refused_before_anything_is_written(asked, change, words):
     commands = Commands()
     with pytest.raises(UsageError, match=re.escape(words)):
@@ -194,8 +214,10 @@ def test_what_no_service_can_have_is_refused_before_anything_is_written(asked, c
 def test_a_system_without_systemd_and_another_user_are_refused_with_what_to_do(asked, tmp_path, monkeypatch):
     here = replace(asked, root=Path("/"), program=Path("/opt/edgeloop/bin/edge-agent"))
     monkeypatch.setattr(service, "RUNS", tmp_path / "missing")
-    for act in (lambda: install(here, start=True, command=Commands()),
-                lambda: uninstall(here, purge=False, command=Commands())):  # fmt: skip
+    for act in (
+        lambda: install(here, start=True, command=Commands()),
+        lambda: uninstall(here, purge=False, command=Commands()),
+    ):
         with pytest.raises(AgentError, match="systemd does not run here"):
             act()
     monkeypatch.setattr(service, "RUNS", tmp_path)

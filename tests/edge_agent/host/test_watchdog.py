@@ -69,10 +69,13 @@ def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_
     StateFile(directory).put_model(
         "tiny",
         ModelState(
-            state="probation", active=bad, previous=good, target=UpdateTarget(held=bad),
+            state="probation",
+            active=bad,
+            previous=good,
+            target=UpdateTarget(held=bad),
             probation=Probation(seconds=3600, requests=1000, max_starts=1),
         ),
-    )  # fmt: skip
+    )
     with running(directory) as (process, address):
         assert ask(address, 1.0)["model_version"] == "2"
         with pytest.raises(http.client.RemoteDisconnected):  # the connection ends with the process

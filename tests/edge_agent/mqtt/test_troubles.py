@@ -122,9 +122,14 @@ def test_a_reason_is_logged_when_it_comes_up_and_then_every_hour(caplog: pytest.
     connection.failed(refused)
     connection.begin(NEAR)
     assert connection.document() == {
-        "address": "127.0.0.1:8883", "state": "connecting", "since": now[0], "failures": 0,
-        "reason": "", "detail": "", "hint": "",
-    }  # fmt: skip
+        "address": "127.0.0.1:8883",
+        "state": "connecting",
+        "since": now[0],
+        "failures": 0,
+        "reason": "",
+        "detail": "",
+        "hint": "",
+    }
 
 
 def test_people_see_reason_and_hint(tmp_path: Path) -> None:

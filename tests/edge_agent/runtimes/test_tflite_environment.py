@@ -84,11 +84,14 @@ def test_the_compiler_claims_it_for_the_variants_that_it_takes(python: str, tmp_
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the agent's code, which is not installed there
     made = compile_release(
         CompileRequest(
-            module=fitted(channels=4, steps=60), calibration=stripes(60, seed=2), validation=stripes(80, seed=3),
-            targets=("litert-int8", "litert-int8-dynamic", "litert-fp32"), pythons=(Path(python),),
+            module=fitted(channels=4, steps=60),
+            calibration=stripes(60, seed=2),
+            validation=stripes(80, seed=3),
+            targets=("litert-int8", "litert-int8-dynamic", "litert-fp32"),
+            pythons=(Path(python),),
             out=tmp_path / "release",
         )
-    )  # fmt: skip
+    )
     assert made.manifest.variant("litert-fp32").runtimes == ("ai-edge-litert", "tflite-runtime")
     for variant in made.manifest.variants:  # each was tried: taken, or refused in words
         refused = made.document["variants"][variant.name]["refused"]

@@ -145,9 +145,10 @@ def test_outputs_come_by_name_in_the_manifests_order_whatever_the_clouds_is(agen
     manifest = msgspec.structs.replace(
         release(agent).manifest,
         outputs=(
-            Tensor(name="logits", datatype="FP32", shape=(-1, 3)), Tensor(name="aux", datatype="FP32", shape=(-1, 3)),
+            Tensor(name="logits", datatype="FP32", shape=(-1, 3)),
+            Tensor(name="aux", datatype="FP32", shape=(-1, 3)),
         ),
-    )  # fmt: skip
+    )
     logits, aux = np.float32([[9, 0, 0]]), np.float32([[0, 0, 9]])
     outputs = (oip.TensorValue("more", aux), oip.TensorValue("aux", aux), oip.TensorValue("logits", logits))
     said = oip.InferResponse(model_name="tiny", outputs=outputs)

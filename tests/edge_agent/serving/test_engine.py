@@ -134,8 +134,15 @@ def test_every_answer_says_who_gave_it_and_how_long_it_took(agent):
         return [one.parameters for one in (mine, theirs, named, await agent.ask(SURE))]
 
     answers = asyncio.run(scenario())
-    kinds = {"served_by": str, "release": int, "variant": str, "degraded": bool, "deferred": bool,
-             "fallback_reason": str, "latency_us": int}  # fmt: skip
+    kinds = {
+        "served_by": str,
+        "release": int,
+        "variant": str,
+        "degraded": bool,
+        "deferred": bool,
+        "fallback_reason": str,
+        "latency_us": int,
+    }
     for said in answers:
         assert {name: type(said[name]) for name in kinds} == kinds and said["latency_us"] >= 0
     assert [said["variant"] for said in answers] == ["onnx-fp32", "", "onnx-fp32-cloud", "onnx-fp32-cloud"]

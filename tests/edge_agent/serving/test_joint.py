@@ -281,9 +281,15 @@ def test_real_interpreters_are_asked(tmp_path, precision):
 
 @pytest.mark.parametrize(
     ("alone", "together", "least"),
-    [(80e-6, WIDTH * 60e-6, 5), (80e-6, WIDTH * 80e-6, 7), (1e-6, 1e-6, 2), (1e-3, 8e-3, WIDTH + 1),
-     (10e-6, WIDTH * 60e-6, 16), (QUICK_S, QUICK_S + 1e-6, WIDTH + 1)],
-)  # fmt: skip
+    [
+        (80e-6, WIDTH * 60e-6, 5),
+        (80e-6, WIDTH * 80e-6, 7),
+        (1e-6, 1e-6, 2),
+        (1e-3, 8e-3, WIDTH + 1),
+        (10e-6, WIDTH * 60e-6, 16),
+        (QUICK_S, QUICK_S + 1e-6, WIDTH + 1),
+    ],
+)
 def test_it_pays_where_a_run_together_is_cheaper_than_its_requests(alone, together, least):
     took = itertools.chain(*[(0.0, alone)] * joint.TIMES, *[(0.0, together)] * joint.TIMES)
     assert pays(Joining(b""), VECTORS[0], clock=lambda: next(took)) == least

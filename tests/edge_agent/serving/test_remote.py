@@ -88,9 +88,12 @@ def kserve(path: str, headers: dict[str, str], body: bytes) -> Reply:
         return error(501, "Model version is not supported")
     asked = oip.decode_request(body, oip.parse_header(headers.get(oip.HEADER)))
     out = {
-        "name": "logits", "shape": [len(asked.inputs[0].array), 3], "datatype": "FP32", "parameters": None,
+        "name": "logits",
+        "shape": [len(asked.inputs[0].array), 3],
+        "datatype": "FP32",
+        "parameters": None,
         "data": models.answer(asked.inputs[0].array).tolist(),
-    }  # fmt: skip
+    }
     return as_json(model_name="tiny", model_version=None, id=None, parameters=None, outputs=[out])
 
 
@@ -100,9 +103,12 @@ def mlserver(path: str, headers: dict[str, str], body: bytes) -> Reply:
         return error(500, "Internal Server Error")
     found = logits(json.loads(body))
     out = {
-        "name": "logits", "shape": [len(found) // 3, 3], "datatype": "FP32", "parameters": {"content_type": "np"},
+        "name": "logits",
+        "shape": [len(found) // 3, 3],
+        "datatype": "FP32",
+        "parameters": {"content_type": "np"},
         "data": found,
-    }  # fmt: skip
+    }
     return as_json(model_name="tiny", id="b7b6", parameters={}, outputs=[out])
 
 

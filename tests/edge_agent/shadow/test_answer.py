@@ -60,7 +60,7 @@ DETECTION = manifest(TaskSpec(name="detection", box="xyxy", threshold=0.5), {"fo
         (REGRESSION, {"y": [[1], [2], [3]]}, {"y": [[1.4], [2.6], [np.inf]]}, (1, 0, 0), (0, 0, 1)),
         (REGRESSION, {"y": [[1], [2], [3]]}, {"y": [[NAN]] * 3}, (0, 0, 0), (1, 1, 1)),
     ],
-)  # fmt: skip
+)
 def test_rows_are_compared_by_the_task(of: Manifest, old, new, agree, broken) -> None:
     said = answer(Model({name: np.float32(value) for name, value in new.items()}), of, asked(old))
     assert (said.agree, said.broken) == (tuple(map(bool, agree)), tuple(map(bool, broken)))

@@ -159,9 +159,13 @@ def test_a_spent_budget_stops_samples(line):
 
 
 @given(
-    st.integers(0, 1_000_000), st.integers(0, 1_000_000), st.booleans(), st.floats(0, 1, exclude_max=True),
-    st.booleans(), st.booleans(),
-)  # fmt: skip
+    st.integers(0, 1_000_000),
+    st.integers(0, 1_000_000),
+    st.booleans(),
+    st.floats(0, 1, exclude_max=True),
+    st.booleans(),
+    st.booleans(),
+)
 def test_a_draw_that_may_keep_nothing_keeps_nothing(random, uncertain_share, enabled, draw, uncertain, disagreeing):
     sampling = Sampling(enabled=enabled, random_ppm=random, uncertain_ppm=uncertain_share)
     kept = choose(sampling, draw, uncertain=uncertain, disagreeing=disagreeing)

@@ -132,9 +132,13 @@ def test_sampling_that_is_off_gives_the_samples_of_an_alarm_and_says_so(tmp_path
         agent = await ready(tmp_path, ModelEntry(release=1, routing=Routing(cloud=False)))
         answer = agent.sampler.want(VALID)
         assert answer == {
-            "model": "tiny", "samples": 20, "max_bytes": 4 << 20, "until": agent.now + 1000.0, "sampling": False,
+            "model": "tiny",
+            "samples": 20,
+            "max_bytes": 4 << 20,
+            "until": agent.now + 1000.0,
+            "sampling": False,
             "redacted": False,
-        }  # fmt: skip
+        }
         for x in models.inputs(500):
             agent.now += 2.0
             await agent.ask(x[None])

@@ -27,9 +27,14 @@ from tests.support.shadows import FakeProcesses, FakeSink
 def stage(hub: HubFixture, release: int, *, attempt: int = 1, share_ppm: int = 0, shadow: bool = True) -> None:
     """The channel's rollout from release 1, in its shadow stage or at a share."""
     rollout = RolloutRef(
-        id="r-1", attempt=attempt, release=release, from_release=1, share_ppm=share_ppm, salt="s",
+        id="r-1",
+        attempt=attempt,
+        release=release,
+        from_release=1,
+        share_ppm=share_ppm,
+        salt="s",
         shadow=Shadow() if shadow else None,
-    )  # fmt: skip
+    )
     change(hub, lambda entry: replace(entry, rollout=rollout))
 
 

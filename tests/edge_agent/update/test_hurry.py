@@ -100,9 +100,16 @@ def test_a_flood_of_notices_does_not_starve_a_fetch(tmp_path: Path) -> None:
 
     async def endure() -> None:
         flood.updater = make_updater(
-            AgentConfig(dir=tmp_path, disk_reserve_bytes=0), "d", "stable", FakeActivator(), FakeReporter(), flood,
-            kinds=("onnx",), now=lambda: flood.now, sleep=flood.sleep,
-        )  # fmt: skip
+            AgentConfig(dir=tmp_path, disk_reserve_bytes=0),
+            "d",
+            "stable",
+            FakeActivator(),
+            FakeReporter(),
+            flood,
+            kinds=("onnx",),
+            now=lambda: flood.now,
+            sleep=flood.sleep,
+        )
         running = asyncio.ensure_future(flood.updater._keep_looking())
         await asyncio.wait_for(flood.done.wait(), 30)
         running.cancel()

@@ -42,8 +42,10 @@ def test_a_kill_at_any_state_costs_at_most_one_more_look(state: str, tmp_path: P
         assert device.activator.serving == {"tiny": 2}
         device.commit()
         assert (device.state().state, device.state().active.release, device.state().previous.release) == (
-            "committed", 2, 1,
-        )  # fmt: skip
+            "committed",
+            2,
+            1,
+        )
 
 
 def kill_when(device: Device, state: str) -> str:

@@ -60,9 +60,17 @@ HEADERS = {
 ABI = sandbox.landlock_abi()
 FILTERED = sandbox.machine() is not None and "Seccomp:" in Path("/proc/self/status").read_text()
 WITH_ARGUMENTS = {
-    "clone": CLONE, "open": OPEN, "openat": OPENAT, "kill": KILL_CALL, "tgkill": TGKILL, "prlimit64": PRLIMIT,
-    "prctl": PRCTL, "ioctl": IOCTL, "fcntl": FCNTL, "sched_setaffinity": SCHED_SETAFFINITY,
-}  # fmt: skip
+    "clone": CLONE,
+    "open": OPEN,
+    "openat": OPENAT,
+    "kill": KILL_CALL,
+    "tgkill": TGKILL,
+    "prlimit64": PRLIMIT,
+    "prctl": PRCTL,
+    "ioctl": IOCTL,
+    "fcntl": FCNTL,
+    "sched_setaffinity": SCHED_SETAFFINITY,
+}
 IN_FORCE = (*([f"landlock-abi-{ABI}"] if ABI else []), *(["seccomp"] if FILTERED else []))
 
 
@@ -106,15 +114,29 @@ def test_arguments_decide_where_a_call_is_harmless_with_some(asked):
     ask, column = asked
     threads = os.O_CLOEXEC | CLONE_THREAD | 0x100
     cases = [
-        (CLONE, (threads,), ALLOW), (CLONE, (17,), REFUSE), (CLONE, (0x10000000,), REFUSE),
-        (OPENAT, (0, 0, os.O_RDONLY | os.O_CLOEXEC), ALLOW), (OPENAT, (0, 0, os.O_WRONLY), REFUSE),
-        (OPENAT, (0, 0, os.O_RDWR), REFUSE), (OPENAT, (0, 0, os.O_CREAT), REFUSE), (OPENAT, (0, 0, os.O_TRUNC), REFUSE),
-        (KILL_CALL, (PID, 9), ALLOW), (KILL_CALL, (1, 9), REFUSE), (KILL_CALL, ((1 << 64) - 1, 9), REFUSE),
-        (TGKILL, (PID, PID, 6), ALLOW), (TGKILL, (PID + 1, PID + 1, 6), REFUSE),
-        (PRLIMIT, (0, 9, 0, 1 << 40), ALLOW), (PRLIMIT, (0, 9, 0x1000), REFUSE), (PRLIMIT, (0, 9, 1 << 40), REFUSE),
-        (PRCTL, (15,), ALLOW), (PRCTL, (1, 0), REFUSE), (PRCTL, (62, 1), REFUSE),
-        (SCHED_SETAFFINITY, (0,), ALLOW), (SCHED_SETAFFINITY, (PID,), ALLOW), (SCHED_SETAFFINITY, (PID - 1,), REFUSE),
-    ]  # fmt: skip
+        (CLONE, (threads,), ALLOW),
+        (CLONE, (17,), REFUSE),
+        (CLONE, (0x10000000,), REFUSE),
+        (OPENAT, (0, 0, os.O_RDONLY | os.O_CLOEXEC), ALLOW),
+        (OPENAT, (0, 0, os.O_WRONLY), REFUSE),
+        (OPENAT, (0, 0, os.O_RDWR), REFUSE),
+        (OPENAT, (0, 0, os.O_CREAT), REFUSE),
+        (OPENAT, (0, 0, os.O_TRUNC), REFUSE),
+        (KILL_CALL, (PID, 9), ALLOW),
+        (KILL_CALL, (1, 9), REFUSE),
+        (KILL_CALL, ((1 << 64) - 1, 9), REFUSE),
+        (TGKILL, (PID, PID, 6), ALLOW),
+        (TGKILL, (PID + 1, PID + 1, 6), REFUSE),
+        (PRLIMIT, (0, 9, 0, 1 << 40), ALLOW),
+        (PRLIMIT, (0, 9, 0x1000), REFUSE),
+        (PRLIMIT, (0, 9, 1 << 40), REFUSE),
+        (PRCTL, (15,), ALLOW),
+        (PRCTL, (1, 0), REFUSE),
+        (PRCTL, (62, 1), REFUSE),
+        (SCHED_SETAFFINITY, (0,), ALLOW),
+        (SCHED_SETAFFINITY, (PID,), ALLOW),
+        (SCHED_SETAFFINITY, (PID - 1,), REFUSE),
+    ]
     for numbers, arguments, expected in cases:
         assert ask(numbers[column], *arguments) == expected, (numbers, arguments)
     for numbers, allowed in ((FCNTL, FCNTLS), (IOCTL, IOCTLS)):
@@ -246,20 +268,46 @@ PROBES = """
     print(json.dumps([force, said]))
 """
 FINE = (
-    "read its blob", "import", "read the processor's features", "a thread", "run on a processor",
+    "read its blob",
+    "import",
+    "read the processor's features",
+    "a thread",
+    "run on a processor",
     "look at a descriptor",
-)  # fmt: skip
+)
 READING = ("read the identity key", "read another blob", "list the store")
 WRITING = ("write outside", "write into the store", "change a blob", "unlink a blob")
 PARENT = (
-    "own a pipe", "own a pipe, newer", "choose its signal", "ask for signals",
-    "ask for signals, otherwise", "lock a file", "lock a range", "slow the parent", "move the parent",
-    "idle the parent", "idle the parent, older", "the parent's disk", "the disk", "a process group",
-)  # fmt: skip
+    "own a pipe",
+    "own a pipe, newer",
+    "choose its signal",
+    "ask for signals",
+    "ask for signals, otherwise",
+    "lock a file",
+    "lock a range",
+    "slow the parent",
+    "move the parent",
+    "idle the parent",
+    "idle the parent, older",
+    "the parent's disk",
+    "the disk",
+    "a process group",
+)
 CALLS = (
-    "connect", "udp", "exec", "fork", "ptrace", "mount", "kill another", "raise a limit", "a name space", *PARENT,
-    "own a pipe, otherwise", "the parent's core", "a session",
-)  # fmt: skip
+    "connect",
+    "udp",
+    "exec",
+    "fork",
+    "ptrace",
+    "mount",
+    "kill another",
+    "raise a limit",
+    "a name space",
+    *PARENT,
+    "own a pipe, otherwise",
+    "the parent's core",
+    "a session",
+)
 
 
 def probed(tmp_path: Path, parts: str, where: str = "main") -> tuple[list[str], dict[str, int]]:

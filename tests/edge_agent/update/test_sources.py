@@ -268,9 +268,16 @@ def test_a_spent_budget_stops_after_a_piece_and_goes_on_another_day(store):
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x/", "cdn.example", "https://user:pw@cdn.example/", "https://cdn.example/?a=1", "file://host/x", "https://",
-     "http://x:99999/"],
-)  # fmt: skip
+    [
+        "ftp://x/",
+        "cdn.example",
+        "https://user:pw@cdn.example/",
+        "https://cdn.example/?a=1",
+        "file://host/x",
+        "https://",
+        "http://x:99999/",
+    ],
+)
 def test_a_mirror_that_makes_no_sense_is_refused_when_the_configuration_is_read(tmp_path, url):
     with pytest.raises(UsageError, match="mirror"):
         check_mirror(url)

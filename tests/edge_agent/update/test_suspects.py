@@ -79,9 +79,11 @@ def test_a_boot_and_a_version_make_another_loader(tmp_path: Path) -> None:
     runtimes = {"onnxruntime": "1.27.0"}
     assert loader(runtimes) == loader(dict(runtimes))
     told = {
-        loader(runtimes, tmp_path / "boot"), loader(runtimes, tmp_path / "later"), loader(runtimes, tmp_path / "none"),
+        loader(runtimes, tmp_path / "boot"),
+        loader(runtimes, tmp_path / "later"),
+        loader(runtimes, tmp_path / "none"),
         loader({"onnxruntime": "1.28.0"}, tmp_path / "boot"),
-    }  # fmt: skip
+    }
     assert len(told) == 4
 
 

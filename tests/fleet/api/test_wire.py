@@ -54,9 +54,11 @@ def test_every_field_of_a_policy_may_be_changed_alone(kind: type[msgspec.Struct]
     ],
 )
 def test_a_change_that_is_none_names_its_field(given: object, words: str) -> None:
-    body = msgspec.json.encode({"routing": given}) if given != {"deadline_ms": 1 << 70} else (
-        b'{"routing": {"deadline_ms": %d}}' % (1 << 70)
-    )  # fmt: skip
+    body = (
+        msgspec.json.encode({"routing": given})
+        if given != {"deadline_ms": 1 << 70}
+        else (b'{"routing": {"deadline_ms": %d}}' % (1 << 70))
+    )
     with pytest.raises(ValidationError) as refused:
         EntryChanges.model_validate_json(body)
     assert refused.value.errors()[0]["loc"] == ("routing",) and words in str(refused.value)
@@ -90,9 +92,15 @@ def test_a_rollouts_plan_and_progress_are_their_structs() -> None:
         machine.Plan(id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt="s")
     )
     known = RolloutInfo(
-        id="r", model="m", channel="c", release=2, from_release=1, state="running", plan=plan,
+        id="r",
+        model="m",
+        channel="c",
+        release=2,
+        from_release=1,
+        state="running",
+        plan=plan,
         progress=machine.start(plan, 1.0).progress,
-    )  # fmt: skip
+    )
     again = RolloutInfo.model_validate_json(known.model_dump_json())
     assert again.plan == plan and again.progress.stage_times == (1.0,) and again.verdict is None
 

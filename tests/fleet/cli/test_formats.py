@@ -58,10 +58,17 @@ def test_csv_has_a_heading_and_a_row_for_each_thing_and_no_formula(fleet, hub) -
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a;=1+1", "a;'=1+1"), ('a;"@x"', 'a;"\'@x"'), ("＝1", "'＝1"), ("-1", "-1"), ("+1.5e3", "+1.5e3"),
-        ("a;b", "a;b"), ("-1;-2", "'-1;'-2"), ("d1 (committed), d2", "d1 (committed), d2"), ("", ""),
+        ("a;=1+1", "a;'=1+1"),
+        ('a;"@x"', 'a;"\'@x"'),
+        ("＝1", "'＝1"),
+        ("-1", "-1"),
+        ("+1.5e3", "+1.5e3"),
+        ("a;b", "a;b"),
+        ("-1;-2", "'-1;'-2"),
+        ("d1 (committed), d2", "d1 (committed), d2"),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_no_cell_is_a_formula_whatever_parts_the_cells(text: str, told: str) -> None:
     assert no_formula(text) == told
 

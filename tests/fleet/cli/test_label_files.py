@@ -29,7 +29,7 @@ READ: list[tuple[str, str, dict[str, Any]]] = [
     ("lines within quotes", 's1,"two\nlines"\ns2,3\n', {"s1": "two\nlines", "s2": 3}),
     ("no file is read for another's sake", "s1,@/etc/hostname\n", {"s1": "@/etc/hostname"}),
     ("nothing", "", {}),
-]  # fmt: skip
+]
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be-with-mark")
 
 
@@ -86,10 +86,27 @@ def test_a_json_file_holds_labels_by_sample(tmp_path: Path) -> None:
 
 
 WORDS = [
-    ("7", 7), ("007", 7), ("-1", -1), ("1.5", 1.5), ("²", "²"), ("٣", "٣"), ("dog", "dog"), (" dog ", "dog"),
-    ('"7"', "7"), ("[0, 2]", [0, 2]), ('{"a": 1}', {"a": 1}), ("true", "true"), ("NaN", "NaN"), ("null", "null"),
-    ("+1", "+1"), ("1_000", "1_000"), ("9" * 20, 1e20), ("9" * 5000, "9" * 5000), ("1e999", "1e999"), ("-00.5", -0.5),
-]  # fmt: skip
+    ("7", 7),
+    ("007", 7),
+    ("-1", -1),
+    ("1.5", 1.5),
+    ("²", "²"),
+    ("٣", "٣"),
+    ("dog", "dog"),
+    (" dog ", "dog"),
+    ('"7"', "7"),
+    ("[0, 2]", [0, 2]),
+    ('{"a": 1}', {"a": 1}),
+    ("true", "true"),
+    ("NaN", "NaN"),
+    ("null", "null"),
+    ("+1", "+1"),
+    ("1_000", "1_000"),
+    ("9" * 20, 1e20),
+    ("9" * 5000, "9" * 5000),
+    ("1e999", "1e999"),
+    ("-00.5", -0.5),
+]
 
 
 @pytest.mark.parametrize(("text", "label"), WORDS)

@@ -187,9 +187,10 @@ FORECAST = {
 
 def test_rollout_plan_says_what_it_takes_and_starts_nothing(fleet, hub) -> None:
     hub.on(
-        "POST", "/rollouts/plan",
+        "POST",
+        "/rollouts/plan",
         {"model": "digits", "channel": "stable", "release": 2, "from_release": 1, "forecast": FORECAST},
-    )  # fmt: skip
+    )
     outcome = fleet("rollout", "plan", "digits", "2", "-c", "stable", "--stages", "34,100", "--margin", "3")
     assert outcome.code == 0
     for said in ("not worse by more than 5 points", "800", "22.2 h", "old-1 lacks step:clip", "note: the first"):
@@ -231,9 +232,10 @@ def test_rollout_plan_says_what_a_shadow_stage_takes(fleet, hub) -> None:
 def test_rollout_plan_of_one_that_could_never_finish_says_what_to_add(fleet, hub) -> None:
     blocked = {**FORECAST, "blockers": [{"what": "no auditor", "add": "fleet channel set"}]}
     hub.on(
-        "POST", "/rollouts/plan",
+        "POST",
+        "/rollouts/plan",
         {"model": "digits", "channel": "stable", "release": 2, "from_release": 1, "forecast": blocked},
-    )  # fmt: skip
+    )
     outcome = fleet("rollout", "plan", "digits", "2", "-c", "stable", "--evidence", "paired")
     assert outcome.code == 5 and "could never finish: no auditor" in outcome.err and "fleet channel set" in outcome.err
     assert fleet("rollout", "plan", "digits", "2", "-c", "stable", "--evidence", "hope").code == 2
@@ -336,9 +338,10 @@ def test_a_search_is_written_as_one_says_it(fleet, hub) -> None:
     outcome = fleet("tune", "digits", *ranges, "--for", "2h", "--parallel", "4", "--retrain", "--channel", "stable")
     assert outcome.code == 0, outcome.err
     space = {
-        "student_rate": {"low": 1e-4, "high": 0.01, "log": True}, "warm_share": {"low": 0.1, "high": 1.0, "log": False},
+        "student_rate": {"low": 1e-4, "high": 0.01, "log": True},
+        "warm_share": {"low": 0.1, "high": 1.0, "log": False},
         "batch": [32.0, 64.0],
-    }  # fmt: skip
+    }
     [sent] = hub.sent("POST", "/models/digits/tune")
     assert sent["space"] == space and (sent["for_s"], sent["parallel"]) == (7200.0, 4)
     assert sent["retrain"] == {"channel": "stable"}
@@ -346,9 +349,14 @@ def test_a_search_is_written_as_one_says_it(fleet, hub) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--search", "batch=a..b"), ("--search", "batch=1..2:cubic"), ("--search", "batch"), ("--search", "colour=1,2"),
-     ("--search", "batch=1,2", "--channel", "stable")],
-)  # fmt: skip
+    [
+        ("--search", "batch=a..b"),
+        ("--search", "batch=1..2:cubic"),
+        ("--search", "batch"),
+        ("--search", "colour=1,2"),
+        ("--search", "batch=1,2", "--channel", "stable"),
+    ],
+)
 def test_a_search_that_is_none_is_refused(fleet, hub, options) -> None:
     assert fleet("tune", "digits", *options).code == 2
     assert hub.sent("POST", "/models/digits/tune") == []
@@ -553,8 +561,10 @@ def test_a_model_is_changed_and_an_interface_chosen(fleet, hub) -> None:
     assert fleet("model", "change", "digits", "--no-recipe").code == 0
     assert fleet("model", "change", "digits", "--recipe", "a.b", "--policy", '{"drift": {}}').code == 0
     assert hub.sent("PATCH", "/models/digits") == [
-        {"interface_from": 2}, {"recipe": ""}, {"recipe": "a.b", "policy": {"drift": {}}}
-    ]  # fmt: skip
+        {"interface_from": 2},
+        {"recipe": ""},
+        {"recipe": "a.b", "policy": {"drift": {}}},
+    ]
     for wrong in ((), ("--recipe", "a", "--no-recipe"), ("--policy", "{"), ("--interface-from", "0")):
         assert fleet("model", "change", "digits", *wrong).code == 2
 

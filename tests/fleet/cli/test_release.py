@@ -36,9 +36,19 @@ def release_dir(tmp_path: Path) -> Path:
         (directory / "blobs" / sha).write_bytes(content)
         blobs.append(Blob(sha256=sha, size=len(content)))
     verdict = Verdict(
-        metric="accuracy", value=0.9, interval=(0.8, 1), reference=0.9, drop_points=0, agreement=1, worst_class_drop=0,
-        samples=10, size_bytes=5, latency_us_p50=1, latency_us_p95=1, latency_ratio=1,
-    )  # fmt: skip
+        metric="accuracy",
+        value=0.9,
+        interval=(0.8, 1),
+        reference=0.9,
+        drop_points=0,
+        agreement=1,
+        worst_class_drop=0,
+        samples=10,
+        size_bytes=5,
+        latency_us_p50=1,
+        latency_us_p95=1,
+        latency_ratio=1,
+    )
     variant = Variant(
         name="litert-int8", runtime="litert", precision="int8", placement="edge", blob=blobs[0], verdict=verdict
     )
@@ -121,9 +131,17 @@ def test_withdraw_gives_its_reason(fleet, hub) -> None:
 
 def test_show_prints_what_devices_measured_per_hardware_class(fleet, hub) -> None:
     figures = {
-        "hardware": "rpi4", "variant": "litert-int8", "runtime": "ai-edge-litert", "devices": 2, "p50_us": 50.0,
-        "p95_us": 80.5, "worst_p95_us": 100.0, "load_us": 900.0, "memory_bytes": 4096, "process_bytes": 8192,
-    }  # fmt: skip
+        "hardware": "rpi4",
+        "variant": "litert-int8",
+        "runtime": "ai-edge-litert",
+        "devices": 2,
+        "p50_us": 50.0,
+        "p95_us": 80.5,
+        "worst_p95_us": 100.0,
+        "load_us": 900.0,
+        "memory_bytes": 4096,
+        "process_bytes": 8192,
+    }
     document = {"model": "digits", "number": 1, "status": "published", "measured": [figures]}
     hub.on("GET", "/models/digits/releases/1", document)
     outcome = fleet("release", "show", "digits", "1")

@@ -63,9 +63,15 @@ def test_evidence_its_interval_the_time_to_a_verdict_and_failures_by_reason() ->
 
 def test_a_shadow_stage_shows_its_evidence_and_who_compares_nothing() -> None:
     verdict = ShadowVerdict(
-        judgement="not-enough-evidence", reason="few inputs", inputs=200, differ=4, devices=3, differ_at_most=0.08,
-        slower=1.25, not_compared=(Failures(reason="no-variant", devices=2, example="cam-1"),),
-    )  # fmt: skip
+        judgement="not-enough-evidence",
+        reason="few inputs",
+        inputs=200,
+        differ=4,
+        devices=3,
+        differ_at_most=0.08,
+        slower=1.25,
+        not_compared=(Failures(reason="no-variant", devices=2, example="cam-1"),),
+    )
     shown = lines(rollout(shadow=verdict, stage=0), [])
     told = dict(shown)
     assert told["stage"] == "shadow, before 10 %, 100 %; nobody is served release 2"

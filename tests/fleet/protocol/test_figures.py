@@ -39,11 +39,19 @@ def tensor(*shape: int, name: str = "x", datatype: str = "FP32") -> Tensor:
 @pytest.mark.parametrize(
     ("shape", "kind", "count"),
     [
-        ((), "values", 1), ((5,), "values", 5), ((8, 8, 1), "values", 64), ((28, 28), "image", 3),
-        ((32, 32, 3), "image", 3), ((3, 32, 32), "image", 3), ((16000,), "signal", 11), ((2, 4000), "signal", 11),
-        ((65,), "whole", 4), ((49, 10, 7), "whole", 4), ((-1, 5), "whole", 4),
+        ((), "values", 1),
+        ((5,), "values", 5),
+        ((8, 8, 1), "values", 64),
+        ((28, 28), "image", 3),
+        ((32, 32, 3), "image", 3),
+        ((3, 32, 32), "image", 3),
+        ((16000,), "signal", 11),
+        ((2, 4000), "signal", 11),
+        ((65,), "whole", 4),
+        ((49, 10, 7), "whole", 4),
+        ((-1, 5), "whole", 4),
     ],
-)  # fmt: skip
+)
 def test_each_kind_of_input_is_told_in_its_words(shape, kind, count) -> None:
     (told,) = plan((tensor(*shape),))
     assert (told.kind, len(told.names)) == (kind, count)
@@ -117,13 +125,21 @@ GOOD = summarize(plan((tensor(2),))[0], [np.asarray([1.0, 2.0], np.float32), np.
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": ""}, {"name": "a\0"}, {"rows": -1}, {"nan": 3}, {"infinite": 1 << 40}, {"refused": {"x": 1}},
-        {"refused": {"0": -1}}, {"refused": {str(n): 1 for n in range(70)}}, {"figures": b"123"},
-        {"figures": bytes(32) * 65}, {"figures": np.full(8, np.inf, "<f4").tobytes()},
+        {"name": ""},
+        {"name": "a\0"},
+        {"rows": -1},
+        {"nan": 3},
+        {"infinite": 1 << 40},
+        {"refused": {"x": 1}},
+        {"refused": {"0": -1}},
+        {"refused": {str(n): 1 for n in range(70)}},
+        {"figures": b"123"},
+        {"figures": bytes(32) * 65},
+        {"figures": np.full(8, np.inf, "<f4").tobytes()},
         {"figures": np.asarray([2, 0, 0, 0, 0, 0, 0, 0], "<f4").tobytes()},
         {"figures": np.asarray([1, 0, 0, 5, 4, 3, 2, 1], "<f4").tobytes()},
     ],
-)  # fmt: skip
+)
 def test_what_no_device_can_have_made_is_refused(changes) -> None:
     check_summary(GOOD)
     with pytest.raises(MalformedError):

@@ -26,9 +26,11 @@ FRONT = Front(runtime="onnx", blob=Blob(sha256="a" * 64, size=5), inputs=("sound
 def release(front: Front | None = FRONT) -> Manifest:
     small = decode_manifest(small_release(inputs=(SOUND, KIND))[0])
     return replace(
-        small, front=front or UNSET, preprocess=STEPS if front else UNSET,
+        small,
+        front=front or UNSET,
+        preprocess=STEPS if front else UNSET,
         requires=required_by(STEPS, front) if front else (),
-    )  # fmt: skip
+    )
 
 
 def test_what_the_front_makes_takes_the_place_of_what_it_takes() -> None:

@@ -136,16 +136,27 @@ def test_a_rollout_for_groups_leaves_the_others_alone() -> None:
 
 
 @given(
-    st.sampled_from([None, 1, 2, 3]), st.sampled_from([None, 5]), st.sets(st.sampled_from("ab")),
-    st.sampled_from([(), ("a",)]), st.booleans(), st.sampled_from([0, 500_000, 1_000_000]), st.booleans(),
-)  # fmt: skip
+    st.sampled_from([None, 1, 2, 3]),
+    st.sampled_from([None, 5]),
+    st.sets(st.sampled_from("ab")),
+    st.sampled_from([(), ("a",)]),
+    st.booleans(),
+    st.sampled_from([0, 500_000, 1_000_000]),
+    st.booleans(),
+)
 def test_a_device_shadows_what_it_could_be_given_and_never_what_it_serves(
     committed, pin, groups, wanted, ruled: bool, share_ppm: int, shadow: bool
 ) -> None:
     rollout = RolloutRef(
-        id="r", attempt=1, release=2, from_release=1, share_ppm=share_ppm, salt="s", groups=wanted,
+        id="r",
+        attempt=1,
+        release=2,
+        from_release=1,
+        share_ppm=share_ppm,
+        salt="s",
+        groups=wanted,
         shadow=Shadow() if shadow else None,
-    )  # fmt: skip
+    )
     rules = (Rule(groups=("b",), release=7),) if ruled else ()
     channel = Channel(channel="c", version=1, models={"m": ModelEntry(release=1, rules=rules, rollout=rollout)})
     asked = {"groups": frozenset(groups), "pin": pin, "committed": committed}

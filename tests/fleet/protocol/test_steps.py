@@ -116,22 +116,28 @@ def test_a_series_becomes_overlapping_pieces() -> None:
 
 def test_several_inputs_become_one_table() -> None:
     steps = [
-        Impute(input="sensors", value=(0,)), Normalise(input="sensors", mean=(1,), std=(2,)),
-        OneHot(input="type", vocabulary=("H", "L")), Scale(input="age", factor=(1,), offset=(0,)),
+        Impute(input="sensors", value=(0,)),
+        Normalise(input="sensors", mean=(1,), std=(2,)),
+        OneHot(input="type", vocabulary=("H", "L")),
+        Scale(input="age", factor=(1,), offset=(0,)),
         Concat(inputs=("sensors", "type", "age"), output="features"),
-    ]  # fmt: skip
+    ]
     raw = [
-        spec("type", "BYTES", (-1,)), spec("sensors", shape=(-1, 2), finite=False),
-        spec("age", "INT32", (-1,)), spec("other"),
-    ]  # fmt: skip
+        spec("type", "BYTES", (-1,)),
+        spec("sensors", shape=(-1, 2), finite=False),
+        spec("age", "INT32", (-1,)),
+        spec("other"),
+    ]
     pipeline = Pipeline(steps, raw)
     assert pipeline.ready == (spec("other"), spec("features", shape=(-1, 5)))
     found = pipeline.run(
         {
-            "sensors": np.array([[3, np.nan]], np.float32), "type": words("L"),
-            "age": np.array([4], np.int32), "other": X[:1],
+            "sensors": np.array([[3, np.nan]], np.float32),
+            "type": words("L"),
+            "age": np.array([4], np.int32),
+            "other": X[:1],
         }
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(found["features"], [[1, -0.5, 0, 1, 4]])
     assert set(found) == {"other", "features"}
 
@@ -152,8 +158,9 @@ CHAINS = st.lists(
         st.builds(lambda a, b: Clip(input="x", low=(min(a, b),), high=(max(a, b),)), NUMBERS, NUMBERS),
         st.just(Impute(input="x", value=(1, 2, 3))),
     ),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,7 +198,8 @@ BAD = {
     "bounds the wrong way round": ([Clip(input="x", low=(2,), high=(1,))], "low must not be above high"),
     "no such tensor": ([Scale(input="z", factor=(1,), offset=(0,))], "there is no 'z'"),
     "a tensor that was used up": (
-        [Concat(inputs=("x",), output="y"), Scale(input="x", factor=(1,), offset=(0,))], "there is no 'x'",
+        [Concat(inputs=("x",), output="y"), Scale(input="x", factor=(1,), offset=(0,))],
+        "there is no 'x'",
     ),
     "words of numbers": ([OneHot(input="x", vocabulary=("a",))], "takes BYTES, whole numbers or BOOL"),
     "a vocabulary of words for numbers": ([OneHot(input="ids", vocabulary=("a",))], "no list of different numbers"),
@@ -210,15 +218,13 @@ BAD = {
     "too many constants": ([OneHot(input="ids", vocabulary=tuple(range(kinds.MAX_CONSTANTS + 1)))], "at most 16384"),
     "too large a row": ([OneHot(input="many", vocabulary=tuple(range(16_000)))], "a row of"),
     "too large pieces": ([Window(input="many", size=4000, hop=1), Window(input="many", size=90, hop=1)], "a row of"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_work_is_refused_before_any_data_is_there(case: str) -> None:
     steps, words_ = BAD[case]
-    raw = [
-        spec(), spec("ids", "INT64", (-1, 2)), spec("text", "BYTES", (-1,)), spec("many", "INT64", (-1, 5000)),
-    ]  # fmt: skip
+    raw = [spec(), spec("ids", "INT64", (-1, 2)), spec("text", "BYTES", (-1,)), spec("many", "INT64", (-1, 5000))]
     with pytest.raises(MalformedError) as refused:
         Pipeline(steps, raw)
     assert words_ in f"{refused.value}; {refused.value.hint}"
@@ -259,9 +265,7 @@ def test_a_manifest_says_its_steps_and_none_where_there_are_none() -> None:
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_manifest_whose_steps_cannot_work_is_malformed(case: str) -> None:
-    raw = (
-        spec(), spec("ids", "INT64", (-1, 2)), spec("text", "BYTES", (-1,)), spec("many", "INT64", (-1, 5000)),
-    )  # fmt: skip
+    raw = (spec(), spec("ids", "INT64", (-1, 2)), spec("text", "BYTES", (-1,)), spec("many", "INT64", (-1, 5000)))
     with pytest.raises(MalformedError):
         decode_manifest(small_release(inputs=raw, preprocess=tuple(BAD[case][0]))[0])
 

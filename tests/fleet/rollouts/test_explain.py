@@ -14,9 +14,15 @@ GROUPS = ("g-1", "g-2", "g-3")
 SOME = st.frozensets(st.sampled_from(GROUPS))
 RELEASE = st.integers(1, 4)
 ROLLOUT = st.builds(
-    RolloutRef, id=st.just("r-1"), attempt=st.integers(1, 3), release=RELEASE, from_release=RELEASE,
-    share_ppm=st.integers(0, 1_000_000), salt=st.sampled_from("abc"), groups=SOME.map(tuple),
-)  # fmt: skip
+    RolloutRef,
+    id=st.just("r-1"),
+    attempt=st.integers(1, 3),
+    release=RELEASE,
+    from_release=RELEASE,
+    share_ppm=st.integers(0, 1_000_000),
+    salt=st.sampled_from("abc"),
+    groups=SOME.map(tuple),
+)
 ENTRY = st.builds(
     ModelEntry,
     release=RELEASE,
@@ -32,9 +38,12 @@ WORDS = {
 
 
 @given(
-    entry=ENTRY, groups=SOME, pin=st.none() | RELEASE, committed=st.none() | RELEASE,
+    entry=ENTRY,
+    groups=SOME,
+    pin=st.none() | RELEASE,
+    committed=st.none() | RELEASE,
     device=st.integers(0, 50).map("d-{}".format),
-)  # fmt: skip
+)
 @settings(max_examples=examples(200), deadline=None)
 def test_it_is_what_the_device_finds(entry, groups, pin, committed, device) -> None:
     channel = Channel(channel="stable", version=1, models={"m": entry})

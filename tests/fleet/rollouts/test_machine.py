@@ -573,11 +573,18 @@ COUNT = st.integers(0, 2**62)
 
 
 @given(
-    devices=st.integers(2, 30), now=st.floats(0, 1e5), failed=FLAG, committed=FLAG, untried=FLAG,
+    devices=st.integers(2, 30),
+    now=st.floats(0, 1e5),
+    failed=FLAG,
+    committed=FLAG,
+    untried=FLAG,
     pairs=st.builds(Pairs, both=COUNT, only_old=COUNT, only_new=COUNT, neither=COUNT, repeats=COUNT, unnamed=COUNT),
-    p95_us=st.floats(0, allow_nan=False), quiet=st.floats(0, 1e6), evidence=st.sampled_from(["paired", "install"]),
-    where=st.lists(st.sampled_from(["here", "away", "left"]), min_size=29, max_size=29), gone=FLAG,
-)  # fmt: skip
+    p95_us=st.floats(0, allow_nan=False),
+    quiet=st.floats(0, 1e6),
+    evidence=st.sampled_from(["paired", "install"]),
+    where=st.lists(st.sampled_from(["here", "away", "left"]), min_size=29, max_size=29),
+    gone=FLAG,
+)
 @settings(max_examples=examples(60), deadline=None)
 def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_grow(
     devices, now, failed, committed, untried, pairs, p95_us, quiet, evidence, where, gone
@@ -591,9 +598,16 @@ def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_
         seen = {"last_seen": 1.0} if place == "away" else {"last_seen": now, "committed": True, "p95_us": 50.0}
         places[place].append(DeviceFact(device_id=f"d{n}", **seen))
     enemy = DeviceFact(
-        device_id="enemy", last_seen=now, hardware="own", failed=failed, committed=committed, untried=untried,
-        pairs=pairs, p95_us=p95_us, quiet_s=quiet,
-    )  # fmt: skip
+        device_id="enemy",
+        last_seen=now,
+        hardware="own",
+        failed=failed,
+        committed=committed,
+        untried=untried,
+        pairs=pairs,
+        p95_us=p95_us,
+        quiet_s=quiet,
+    )
     here = (*places["here"], *places["away"])
     left = tuple(places["left"])
     known = RolloutFacts(cohort=here, left=(*left, enemy)) if gone else RolloutFacts(cohort=(*here, enemy), left=left)

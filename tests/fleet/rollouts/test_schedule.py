@@ -186,10 +186,18 @@ def test_a_timetable_follows_window_rate_and_soak() -> None:
 
 
 def test_devices_look_at_a_retry_over_as_long_as_the_rate_takes_to_pay_for_it() -> None:
-    plan = checked_plan(Plan(
-        id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s",
-        schedule=Schedule(rate=Rate(per_minute=10, factor=2, after=1, most=100)),
-    ))  # fmt: skip
+    plan = checked_plan(
+        Plan(
+            id="r1",
+            model="m",
+            channel="c",
+            release=2,
+            from_release=1,
+            stages=plan_stages([100]),
+            salt="s",
+            schedule=Schedule(rate=Rate(per_minute=10, factor=2, after=1, most=100)),
+        )
+    )
     failed = GuardVerdict(judgement="not-enough-evidence", reason="", cohort=CohortHealth(committed=5, failed=200))
     progress = replace(start(plan, NOW).progress, verdict=failed, ordered=Ordered(share_ppm=MILLION, at=NOW))
     assert spread_s(plan, progress, 100) == STEP_S

@@ -31,10 +31,20 @@ SHADOW = ShadowPlan(seconds=100.0, inputs=100, devices=2, agreement=0.9)
 
 
 def plan(shadow: ShadowPlan = SHADOW, schedule: Schedule | None = None, **policy: object) -> Plan:
-    return checked_plan(Plan(
-        id="r1", model="digits", channel="stable", release=2, from_release=1, stages=plan_stages([20, 100]), salt="s",
-        policy={"evidence_deadline_s": 600, **policy}, shadow=shadow, schedule=schedule,
-    ))  # fmt: skip
+    return checked_plan(
+        Plan(
+            id="r1",
+            model="digits",
+            channel="stable",
+            release=2,
+            from_release=1,
+            stages=plan_stages([20, 100]),
+            salt="s",
+            policy={"evidence_deadline_s": 600, **policy},
+            shadow=shadow,
+            schedule=schedule,
+        )
+    )
 
 
 NIGHT = 23 * 3600.0  # of the first of January 1970, UTC

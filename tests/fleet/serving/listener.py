@@ -121,8 +121,15 @@ async def listening(route=None, *, budget: int = 8 << 20, connections: int = 64,
     """`route` by default is a `Route`, whose slow requests are answered at the end."""
     route = route or Route()
     shared = Shared(route, ByteBudget(budget), connections)
-    config = uvicorn.Config(app, http=hot_protocol(shared), lifespan="off", log_config=None, server_header=False,
-                            date_header=False, access_log=False)  # fmt: skip
+    config = uvicorn.Config(
+        app,
+        http=hot_protocol(shared),
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config.load()

@@ -83,9 +83,13 @@ class HubSide:
         """Send a signed command, and take what follows from it."""
         self.counter += 1
         command = Command(
-            id=f"c{self.counter}", device=device or self.device.id, counter=self.counter, expires_at=START + now + 3600,
-            kind=kind, args=args,
-        )  # fmt: skip
+            id=f"c{self.counter}",
+            device=device or self.device.id,
+            counter=self.counter,
+            expires_at=START + now + 3600,
+            kind=kind,
+            args=args,
+        )
         payload = encode_json(command)
         signed = encode_json(Signed(key_id=KEY_ID, payload=payload, signature=KEY.sign(payload)))
         self.take(self.device.heard(topics.command(self.device.id), signed, now), now)

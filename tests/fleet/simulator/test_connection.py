@@ -18,9 +18,14 @@ def test_a_socket_leaves_the_loop_before_another_one_takes_its_number() -> None:
         with ThreadPoolExecutor(1) as threads:
             broker = MqttEndpoint(host="127.0.0.1", port=1, tls=False)
             connection = Connection(
-                Enrollment(hub="", device_id="sim-1", channel="stable", mqtt=broker), loop, threads, context=None,
-                on_open=lambda: None, on_lost=lambda why: None, on_message=lambda topic, payload: None,
-            )  # fmt: skip
+                Enrollment(hub="", device_id="sim-1", channel="stable", mqtt=broker),
+                loop,
+                threads,
+                context=None,
+                on_open=lambda: None,
+                on_lost=lambda why: None,
+                on_message=lambda topic, payload: None,
+            )
             client = connection._made(Send("status", b"gone"))
             old, others_end = socket.socketpair()
             number = old.fileno()

@@ -110,9 +110,13 @@ def test_what_applications_send_already_comes_first(module, given, kinds) -> Non
 def request(tmp_path, source, given, **more) -> CompileRequest:
     kind = "onnx" if isinstance(source, bytes) else "module"
     return CompileRequest(
-        **{kind: source}, calibration=data(*given), validation=data(*(array[::-1] for array in given)),
-        targets=("onnx-fp32",), out=tmp_path / "r", **more,
-    )  # fmt: skip
+        **{kind: source},
+        calibration=data(*given),
+        validation=data(*(array[::-1] for array in given)),
+        targets=("onnx-fp32",),
+        out=tmp_path / "r",
+        **more,
+    )
 
 
 def test_what_the_release_takes_instead_of_the_datas_is_said(tmp_path) -> None:
@@ -137,8 +141,9 @@ def test_an_onnx_source_keeps_its_own(tmp_path, kind) -> None:
     for keep in (KEEP, BYTES):
         made = prepare(request(tmp_path, file, [X, keep]), parse("rmse"))
         assert {n: a.dtype for n, a in made.validation.inputs.items()} == {
-            "x": {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[kind], "keep": bool,
-        }  # fmt: skip
+            "x": {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[kind],
+            "keep": bool,
+        }
 
 
 def test_steps_take_most_models_datatypes_or_what_applications_send(tmp_path) -> None:

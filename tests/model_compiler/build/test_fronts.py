@@ -69,9 +69,16 @@ def asked(out: Path, front: fronts.FrontFile, **changes: object) -> CompileReque
     example = {"bands": torch.zeros(1, 4), "gain": torch.zeros(1, 1)}
     teacher = onnx.export(Net(), tuple(example.values()), inputs=tuple(example), outputs=("scores",))
     request = CompileRequest(
-        onnx=teacher, cloud=teacher, calibration=sounds(30, 1), validation=sounds(40, 2), targets=("onnx-fp32",),
-        labels=("low", "high"), preprocess=STEPS, front=front, out=out,
-    )  # fmt: skip
+        onnx=teacher,
+        cloud=teacher,
+        calibration=sounds(30, 1),
+        validation=sounds(40, 2),
+        targets=("onnx-fp32",),
+        labels=("low", "high"),
+        preprocess=STEPS,
+        front=front,
+        out=out,
+    )
     return replace(request, **changes)  # type: ignore[arg-type]
 
 

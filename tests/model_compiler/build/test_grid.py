@@ -144,9 +144,16 @@ def test_a_release_keeps_the_grid_of_the_one_before_where_that_costs_nothing(
 ) -> None:
     before = former_of(compiled.out)
     made = compile_release(
-        replace(request_, module=moved, targets=("litert-int8",), former=before, gate=Gate(), cloud=None,
-                out=tmp_path / "next")
-    )  # fmt: skip
+        replace(
+            request_,
+            module=moved,
+            targets=("litert-int8",),
+            former=before,
+            gate=Gate(),
+            cloud=None,
+            out=tmp_path / "next",
+        )
+    )
     (variant,) = made.manifest.placed("edge")
     assert keeping.NOTE in variant.verdict.notes
     new = read_release(made.out)

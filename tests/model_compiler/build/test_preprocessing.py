@@ -75,9 +75,15 @@ def file_of() -> bytes:
 
 def asked(out: Path, **changes: object) -> CompileRequest:
     request = CompileRequest(
-        module=Wear().eval(), cloud=file_of(), calibration=machines(60, 1), validation=machines(120, 2),
-        targets=("onnx-int8", "onnx-fp32"), labels=("worn", "fine"), preprocess=STEPS, out=out,
-    )  # fmt: skip
+        module=Wear().eval(),
+        cloud=file_of(),
+        calibration=machines(60, 1),
+        validation=machines(120, 2),
+        targets=("onnx-int8", "onnx-fp32"),
+        labels=("worn", "fine"),
+        preprocess=STEPS,
+        out=out,
+    )
     return replace(request, **changes)  # type: ignore[arg-type]
 
 
@@ -173,10 +179,14 @@ def test_a_lone_input_without_a_name_is_called_as_the_steps_call_it_and_drift_is
     steps = (Normalise(input="readings", mean=(50.0,), std=(9.0,)),)
     report = compile_release(
         CompileRequest(
-            module=Wear().eval(), calibration=table(40), validation=table(60), targets=("onnx-fp32",),
-            preprocess=steps, out=tmp_path / "release",
+            module=Wear().eval(),
+            calibration=table(40),
+            validation=table(60),
+            targets=("onnx-fp32",),
+            preprocess=steps,
+            out=tmp_path / "release",
         )
-    )  # fmt: skip
+    )
     assert [tensor.name for tensor in report.manifest.inputs] == ["readings"]
     assert report.manifest.sketch is not None
     encoder = decode_encoder((report.out / "blobs" / report.manifest.sketch.encoder.sha256).read_bytes())

@@ -35,19 +35,31 @@ Case = tuple[str, tuple[str, ...], np.ndarray, np.ndarray, Any, Any]
 CASES: dict[str, Case] = {  # task, classes, answers, labels, a change within what is good and one beyond it
     "regression": ("regression:tolerance=0.5", (), LEVELS, LEVELS, lambda x: x + 0.4, lambda x: x + 0.6),
     "detection": (
-        "detection:layout=rows", ("cup",), BOXES, box_labels(BOXES),
-        lambda x: x - np.float32([0, 0, 0, 0, 0.2, 0]), lambda x: x + np.float32([30, 0, 30, 0, 0, 0]),
+        "detection:layout=rows",
+        ("cup",),
+        BOXES,
+        box_labels(BOXES),
+        lambda x: x - np.float32([0, 0, 0, 0, 0.2, 0]),
+        lambda x: x + np.float32([30, 0, 30, 0, 0, 0]),
     ),
     "embedding": ("embedding", (), VECTORS, np.arange(ROWS) // 2, lambda x: 3 * x, lambda x: -x),
     "anomaly-score": (
-        "anomaly-score:threshold=0.5", (), SCORES, np.arange(ROWS) % 2,
-        lambda x: 0.5 + 0.5 * (x - 0.5), lambda x: 1 - x,
+        "anomaly-score:threshold=0.5",
+        (),
+        SCORES,
+        np.arange(ROWS) % 2,
+        lambda x: 0.5 + 0.5 * (x - 0.5),
+        lambda x: 1 - x,
     ),
     "multi-label": (
-        "multi-label", ("a", "b"), np.hstack([SCORES, 1 - SCORES]), np.hstack([SCORES, 1 - SCORES]).round().astype(int),
-        lambda x: 0.5 + 0.5 * (x - 0.5), lambda x: 1 - x,
+        "multi-label",
+        ("a", "b"),
+        np.hstack([SCORES, 1 - SCORES]),
+        np.hstack([SCORES, 1 - SCORES]).round().astype(int),
+        lambda x: 0.5 + 0.5 * (x - 0.5),
+        lambda x: 1 - x,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

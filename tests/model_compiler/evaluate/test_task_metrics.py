@@ -102,12 +102,15 @@ def test_numbers_have_a_share_of_explained_variance() -> None:
     assert found == pytest.approx(theirs.r2_score(y, close), abs=1e-6)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: metrics.parse("map").score({"s": np.zeros((2, 2))}, np.zeros(2)), "is for a multi-label or detection"),
-    (lambda: metric("regression:tolerance=1", "map"), "not for a regression"),
-    (lambda: metric("custom"), "a custom needs a metric"),
-    (lambda: metric("multi-label", labels=("a",)).measure({"s": np.zeros((2, 1))}, np.zeros(2)), "of 0 and 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: metrics.parse("map").score({"s": np.zeros((2, 2))}, np.zeros(2)), "is for a multi-label or detection"),
+        (lambda: metric("regression:tolerance=1", "map"), "not for a regression"),
+        (lambda: metric("custom"), "a custom needs a metric"),
+        (lambda: metric("multi-label", labels=("a",)).measure({"s": np.zeros((2, 1))}, np.zeros(2)), "of 0 and 1"),
+    ],
+)
 def test_what_a_metric_cannot_say_is_refused_in_words(call: Callable[[], object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         call()

@@ -34,9 +34,15 @@ def imported(folder: Path, width: int, y: np.ndarray, *options: Any, expect: int
     (folder / "model.onnx").write_bytes(linear(width))
     np.savez(folder / "v.npz", x=X, y=y)
     return run(
-        "import", folder / "model.onnx", "--validation", folder / "v.npz", "--out", folder / out, *options,
+        "import",
+        folder / "model.onnx",
+        "--validation",
+        folder / "v.npz",
+        "--out",
+        folder / out,
+        *options,
         expect=expect,
-    )  # fmt: skip
+    )
 
 
 def manifest(folder: Path, out: str = "r") -> Manifest:
@@ -116,16 +122,27 @@ def test_a_detector_is_measured_by_its_own_metric_and_compared_by_its_boxes(tmp_
     """Two boxes for each input, (n, 2, 6); its output is told to hold rows."""
     file = onnx_file(
         [("MatMul", ["x", "w"], ["flat"], {}), ("Reshape", ["flat", "shape"], ["boxes"], {})],
-        {"x": ("FP32", ["n", 3])}, {"boxes": ("FP32", ["n", 2, 6])},
+        {"x": ("FP32", ["n", 3])},
+        {"boxes": ("FP32", ["n", 2, 6])},
         {"w": np.ones((3, 12), np.float32) / 3, "shape": np.array([-1, 2, 6], np.int64)},
-    )  # fmt: skip
+    )
     (tmp_path / "model.onnx").write_bytes(file)
     (tmp_path / "m.py").write_text(METRIC)
     np.savez(tmp_path / "v.npz", x=np.abs(X), y=2 * (np.abs(X).mean(axis=1) >= 0.5))
     run(
-        "import", tmp_path / "model.onnx", "--validation", tmp_path / "v.npz", "--out", tmp_path / "r",
-        "--labels", "cup,plate", "--metric", f"{tmp_path / 'm.py'}:found", "--task", "detection:threshold=0.5",
-    )  # fmt: skip
+        "import",
+        tmp_path / "model.onnx",
+        "--validation",
+        tmp_path / "v.npz",
+        "--out",
+        tmp_path / "r",
+        "--labels",
+        "cup,plate",
+        "--metric",
+        f"{tmp_path / 'm.py'}:found",
+        "--task",
+        "detection:threshold=0.5",
+    )
     made = manifest(tmp_path)
     verdict = made.variants[0].verdict
     assert (made.requires, made.labels, verdict.agreement) == (("task:detection",), ("cup", "plate"), 1.0)

@@ -77,10 +77,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> CompileReport:
     teacher = onnx.export(Failure().eval(), torch.zeros(1, 4), inputs=("features",), outputs=("scores",))
     return compile_release(
         CompileRequest(
-            module=Failure().eval(), cloud=teacher, calibration=table(60, 1), validation=table(80, 2), out=out,
-            targets=("litert-fp32", "onnx-fp32", "onnx-int8"), labels=("fine", "failing"),
+            module=Failure().eval(),
+            cloud=teacher,
+            calibration=table(60, 1),
+            validation=table(80, 2),
+            out=out,
+            targets=("litert-fp32", "onnx-fp32", "onnx-int8"),
+            labels=("fine", "failing"),
         )
-    )  # fmt: skip
+    )
 
 
 def blob(report: CompileReport, variant: str) -> bytes:
@@ -106,10 +111,20 @@ def test_a_release_like_an_earlier_one_keeps_names_classes_and_sketch(
     program = torch.export.export(nn.Sequential(nn.Linear(4, 2)), (torch.zeros(1, 4),))
     torch.export.save(program, tmp_path / "m.pt2")
     done = call(
-        "model-compiler", "compile", tmp_path / "m.pt2", "--target", "litert-fp32",
-        "--calibration", tmp_path / "c.npz", "--validation", tmp_path / "v.npz", "--like", machines.out,
-        "--out", tmp_path / "r",
-    )  # fmt: skip
+        "model-compiler",
+        "compile",
+        tmp_path / "m.pt2",
+        "--target",
+        "litert-fp32",
+        "--calibration",
+        tmp_path / "c.npz",
+        "--validation",
+        tmp_path / "v.npz",
+        "--like",
+        machines.out,
+        "--out",
+        tmp_path / "r",
+    )
     assert done.returncode == 0, done.stderr
     manifest, old = decode_manifest((tmp_path / "r" / "manifest.json").read_bytes()), machines.manifest
     assert [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)] == ["sensors", "logits"]
@@ -120,11 +135,15 @@ def test_a_release_like_an_earlier_one_keeps_names_classes_and_sketch(
 def like(machines: CompileReport, tmp_path: Path, **changes: Any) -> CompileRequest:
     return replace(
         CompileRequest(
-            module=Failure().eval(), calibration=table(60, 3), validation=table(80, 4), targets=("litert-fp32",),
-            out=tmp_path / "r", interface=interface_of(machines.manifest),
+            module=Failure().eval(),
+            calibration=table(60, 3),
+            validation=table(80, 4),
+            targets=("litert-fp32",),
+            out=tmp_path / "r",
+            interface=interface_of(machines.manifest),
         ),
         **changes,
-    )  # fmt: skip
+    )
 
 
 class Wide(nn.Module):
@@ -173,10 +192,15 @@ def test_several_inputs_are_paired_by_name_with_student_and_teacher(tmp_path: Pa
     teacher = onnx.export(Pair().eval(), zeros, inputs=("pressure", "temperature"), outputs=("answer",))
     made = compile_release(
         CompileRequest(
-            module=Riap().eval(), cloud=teacher, calibration=pairs(60, 1), validation=pairs(80, 2), out=tmp_path / "r",
-            targets=("litert-fp32", "onnx-fp32"), inputs=("pressure", "temperature"),
+            module=Riap().eval(),
+            cloud=teacher,
+            calibration=pairs(60, 1),
+            validation=pairs(80, 2),
+            out=tmp_path / "r",
+            targets=("litert-fp32", "onnx-fp32"),
+            inputs=("pressure", "temperature"),
         )
-    )  # fmt: skip
+    )
     manifest = made.manifest
     assert [tensor.name for tensor in manifest.inputs] == ["pressure", "temperature"]
     assert {v.name: v.verdict.value for v in manifest.variants} == dict.fromkeys(
@@ -189,10 +213,14 @@ def test_several_inputs_are_paired_by_name_with_student_and_teacher(tmp_path: Pa
     with pytest.raises(SourceError, match=r"cloud variant: the inputs are .*pressure.*; the ONNX model has a, b"):
         compile_release(
             CompileRequest(
-                module=Riap().eval(), cloud=other, calibration=pairs(60, 1), validation=pairs(80, 2),
-                out=tmp_path / "no", targets=("litert-fp32",),
+                module=Riap().eval(),
+                cloud=other,
+                calibration=pairs(60, 1),
+                validation=pairs(80, 2),
+                out=tmp_path / "no",
+                targets=("litert-fp32",),
             )
-        )  # fmt: skip
+        )
 
 
 def test_several_inputs_that_do_not_fit_by_name_are_refused() -> None:

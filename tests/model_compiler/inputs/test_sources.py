@@ -52,10 +52,12 @@ def heads(count: int, seed: int):
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     request = CompileRequest(
-        module=Heads().eval(), calibration=heads(60, 1), validation=heads(120, 2),
+        module=Heads().eval(),
+        calibration=heads(60, 1),
+        validation=heads(120, 2),
         targets=("litert-fp32", "litert-int8", "litert-int8-dynamic", "onnx-fp32", "onnx-int8"),
         out=tmp_path_factory.mktemp("heads") / "release",
-    )  # fmt: skip
+    )
     return compile_release(request)
 
 
@@ -98,9 +100,13 @@ def squares(count: int, seed: int, *, last: bool = False):
 @pytest.mark.parametrize("last", [False, True])
 def test_numbers_are_judged_by_their_error_in_either_layout(last, tmp_path):
     request = CompileRequest(
-        module=Square().eval(), calibration=squares(60, 1, last=last), validation=squares(80, 2, last=last),
-        targets=("litert-int8", "litert-fp32", "onnx-fp32"), channels_last=last, out=tmp_path / "release",
-    )  # fmt: skip
+        module=Square().eval(),
+        calibration=squares(60, 1, last=last),
+        validation=squares(80, 2, last=last),
+        targets=("litert-int8", "litert-fp32", "onnx-fp32"),
+        channels_last=last,
+        out=tmp_path / "release",
+    )
     report = compile_release(request)
     manifest = report.manifest
     assert manifest.inputs[0].shape == ((-1, 6, 6, 2) if last else (-1, 2, 6, 6))
@@ -149,10 +155,17 @@ def test_a_size_that_a_program_leaves_open_and_the_release_does_not_is_said(requ
     rows = [make_dataset({"sound": part}, (part.mean(1) < 0).astype(int), "loud") for part in (x[:20], x[20:])]
     made = compile_release(
         replace(
-            request_, module=sources.load_torch(str(tmp_path / "loud.pt2"), None), cloud=None, labels=("a", "b"),
-            targets=("onnx-fp32",), calibration=rows[0], validation=rows[1], out=tmp_path / "r", inputs=("noise",),
+            request_,
+            module=sources.load_torch(str(tmp_path / "loud.pt2"), None),
+            cloud=None,
+            labels=("a", "b"),
+            targets=("onnx-fp32",),
+            calibration=rows[0],
+            validation=rows[1],
+            out=tmp_path / "r",
+            inputs=("noise",),
         )
-    )  # fmt: skip
+    )
     assert made.manifest.inputs[0].shape == (-1, 9)
     notes = made.manifest.variant("onnx-fp32").verdict.notes
     said = "input 'noise': the program leaves the size of axis 1 open"
@@ -236,9 +249,15 @@ def test_every_target_has_a_way_to_be_built():
 
 def test_an_onnx_source_answers_as_it_did(teacher, request_, tmp_path: Path):
     made = compile_release(
-        replace(request_, module=None, onnx=teacher, cloud=None, targets=("onnx-fp32", "onnx-int8", "litert-fp32"),
-                out=tmp_path / "r")
-    )  # fmt: skip
+        replace(
+            request_,
+            module=None,
+            onnx=teacher,
+            cloud=None,
+            targets=("onnx-fp32", "onnx-int8", "litert-fp32"),
+            out=tmp_path / "r",
+        )
+    )
     assert "ONNX source cannot become a LiteRT model" in made.left_out["litert-fp32"]
     found = answers("onnx-fp32", "onnx", teacher, stripes(20, 8).x)
     blob = made.manifest.variant("onnx-fp32").blob.sha256

@@ -225,9 +225,17 @@ class Arsenal:
     def all(self) -> list[Attack]:
         """Every attack, by number."""
         return [
-            *self._strangers(), *self._old(), *self._fast(), *self._floods(), *self._mixed(), *self._online(),
-            *self._threshold(), *self._names(), *self._models(), *self._addresses(),
-        ]  # fmt: skip
+            *self._strangers(),
+            *self._old(),
+            *self._fast(),
+            *self._floods(),
+            *self._mixed(),
+            *self._online(),
+            *self._threshold(),
+            *self._names(),
+            *self._models(),
+            *self._addresses(),
+        ]
 
     def _forge(self, signers: Signers | None = None) -> Forge:
         return Forge(self._second, signers or self._keys)
@@ -255,8 +263,8 @@ class Arsenal:
         for name, key in (("repository", ""), ("timestamp", METADATA + "timestamp.json")):
             files = {**self._second, key: self._first[key]} if key else self._first
             yield Attack(
-                name=f"A2 older {name}", files=files, reasons=("untrusted-metadata",), harmless_to=known, alone="halt",
-            )  # fmt: skip
+                name=f"A2 older {name}", files=files, reasons=("untrusted-metadata",), harmless_to=known, alone="halt"
+            )
 
     def _fast(self) -> Iterator[Attack]:
         """A3: versions without end by a stolen online key; and once more after the keys were replaced."""
@@ -271,22 +279,26 @@ class Arsenal:
         forge = self._forge()
         model = forge.manifest(MODEL, 2).variants[0].blob.sha256
         keys = {
-            "root": f"{METADATA}{forge.versions['root'] + 1}.root.json", "timestamp": METADATA + "timestamp.json",
-            "snapshot": forge.key("snapshot"), "delegation": forge.key("models"),
-            "manifest": _of(self._second, f"{TARGETS}models/{MODEL}/", ".2.json"), "blob": f"blobs/{model}",
-        }  # fmt: skip
+            "root": f"{METADATA}{forge.versions['root'] + 1}.root.json",
+            "timestamp": METADATA + "timestamp.json",
+            "snapshot": forge.key("snapshot"),
+            "delegation": forge.key("models"),
+            "manifest": _of(self._second, f"{TARGETS}models/{MODEL}/", ".2.json"),
+            "blob": f"blobs/{model}",
+        }
         for kind, key in keys.items():
             yield Attack(name=f"A5 endless {kind}", files=self._second, lies={key: endless}, reasons=("too-large",))
         for kind in ("timestamp", "blob"):
             yield Attack(
-                name=f"A6 dripping {kind}", files=self._second, lies={keys[kind]: drip}, reasons=("too-slow",),
+                name=f"A6 dripping {kind}",
+                files=self._second,
+                lies={keys[kind]: drip},
+                reasons=("too-slow",),
                 settings=IMPATIENT,
-            )  # fmt: skip
+            )
         for name, pieces in (("A5 endless nothing, packed", quickly), ("A6 dripping nothing, packed", slowly)):
             lies = {keys["timestamp"]: lambda handler, pieces=pieces: packed(pieces())(handler)}
-            yield Attack(
-                name=name, files=self._second, lies=lies, reasons=("unreachable",), settings=IMPATIENT,
-            )  # fmt: skip
+            yield Attack(name=name, files=self._second, lies=lies, reasons=("unreachable",), settings=IMPATIENT)
         yield Attack(name="login page", files=self._second, lies={"": login}, reasons=("unreachable",))
         lies = {"": redirect(self._elsewhere)}
         yield Attack(name="redirect", files=self._second, lies=lies, reasons=("fetch-failed",))
@@ -299,9 +311,11 @@ class Arsenal:
             yield Attack(name=f"A7 older {role}", files=self._second, lies=lies, reasons=("untrusted-metadata",))
         one, two = (_of(self._second, f"{TARGETS}models/{MODEL}/", f".{n}.json") for n in (1, 2))
         yield Attack(
-            name="A7 another manifest", files=self._second, lies={two: instead(self._second[one])},
+            name="A7 another manifest",
+            files=self._second,
+            lies={two: instead(self._second[one])},
             reasons=("untrusted-metadata", "fetch-failed", "too-large"),
-        )  # fmt: skip
+        )
 
     def _online(self) -> Iterator[Attack]:
         """A8: the keys of channel, snapshot and timestamp are stolen; the release key's floor holds."""
@@ -369,12 +383,14 @@ class Arsenal:
         vectors = selftest.encode_vectors([selftest.Vector(inputs=(selftest.to_array("input", x),), outputs=outputs)])
         blob = put(self._folder, vectors)
         manifest = replace(
-            manifest, labels=(url,) * 3, variants=(replace(variant, verdict=verdict),),
+            manifest,
+            labels=(url,) * 3,
+            variants=(replace(variant, verdict=verdict),),
             selftest=replace(manifest.selftest, blob=Blob(sha256=blob.sha256, size=blob.size), vectors=1),
             lineage=Lineage(
                 snapshot=url, recipe=url, parents=(url,), tools={url: url}, extra={"blob": url, "url": url, url: [url]}
             ),
-        )  # fmt: skip
+        )
         forge.release(MODEL, EVIL, manifest, {**blobs, blob.sha256: vectors})
         entry = forge.channel().models[MODEL]
         entry = replace(entry, release=EVIL, rules=(Rule(groups=(url,), release=EVIL),))

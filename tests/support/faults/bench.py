@@ -25,9 +25,12 @@ class Zygote:
 
     def __init__(self, *, module: str = "tests.support.faults.zygote", arguments: tuple[str, ...] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], cwd=ROOT,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         assert self._process.stdout is not None and self._process.stdout.readline() == b'"ready"\n'
 
     def run(self, case: Case) -> Ended:

@@ -46,8 +46,15 @@ ADVICE = (
 _MOST = 2048  # bytes of a packet; the devices' MTU is 1500
 _TCP, _SYN = 6, 0x02
 _FORBIDDEN = {
-    errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOSYS, errno.ENOSPC, errno.EUSERS,
-}  # fmt: skip
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOENT,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOSYS,
+    errno.ENOSPC,
+    errno.EUSERS,
+}
 
 
 class NotPermittedError(Exception):
@@ -213,8 +220,11 @@ class End:
         with ours, theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.faults.netns", str(theirs.fileno()), address, role, *arguments],
-                cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
+                cwd=ROOT,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
             theirs.close()
             said, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
         self.tun = descriptors[0] if descriptors else -1
@@ -318,9 +328,14 @@ def shell(directory: str, hosts: str) -> None:
         request = json.loads(line)
         if "run" in request:
             done = subprocess.run(
-                ["bash", "-c", request["run"]], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                timeout=HANGS_S, check=False,
-            )  # fmt: skip
+                ["bash", "-c", request["run"]],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=HANGS_S,
+                check=False,
+            )
             answer: Any = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
         else:
             with Path(request["log"]).open("wb") as log:

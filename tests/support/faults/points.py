@@ -21,11 +21,39 @@ from tests.support.faults.zygote import Case, Ended, Strace
 
 ROLES = ("agent", "look", "trial")
 MUTATING = (
-    "openat", "open", "creat", "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range",
-    "fsync", "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "link",
-    "linkat", "symlink", "symlinkat", "mkdir", "mkdirat", "truncate", "ftruncate", "fallocate", "chmod", "fchmod",
-    "fchmodat", "fchmodat2",
-)  # fmt: skip
+    "openat",
+    "open",
+    "creat",
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "sendfile",
+    "copy_file_range",
+    "fsync",
+    "fdatasync",
+    "sync_file_range",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "mkdir",
+    "mkdirat",
+    "truncate",
+    "ftruncate",
+    "fallocate",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+)
 # A question mark lets strace go on where a machine (arm64) or a version does not know the name.
 TRACE = "trace=" + ",".join(f"?{name}" for name in MUTATING)
 _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)$")

@@ -19,9 +19,21 @@ from tests.support.faults.judge import Verdict
 from tests.support.size import FULL as FULL
 
 ROWS_OF_ALL = (
-    "kill", "EIO", "ENOSPC", "full disk", "read-only disk", "power loss", "renewal", "clock", "hostile model",
-    "network", "packets", "cold start", "attack", "attack, power",
-)  # fmt: skip
+    "kill",
+    "EIO",
+    "ENOSPC",
+    "full disk",
+    "read-only disk",
+    "power loss",
+    "renewal",
+    "clock",
+    "hostile model",
+    "network",
+    "packets",
+    "cold start",
+    "attack",
+    "attack, power",
+)
 WORDS = ("bricked", "torn", "stuck", "unsaid", "accepted", "unclean", "unsynced")
 
 
@@ -55,10 +67,16 @@ def keep(
         spread = {"median": round(statistics.median(times), 1), "p99": round(p99, 1), "max": round(times[-1], 1)}
     ROWS.append(
         Row(
-            row=row, part=part, cases=each * len(verdicts), struck=each * sum(v.struck for v in verdicts),
-            wrong=wrong, seeds=seeds, to_serving_ms=spread, notes=notes,
+            row=row,
+            part=part,
+            cases=each * len(verdicts),
+            struck=each * sum(v.struck for v in verdicts),
+            wrong=wrong,
+            seeds=seeds,
+            to_serving_ms=spread,
+            notes=notes,
         )
-    )  # fmt: skip
+    )
     return [f"{v.name} [found {v.found}]: {fault}" for v in verdicts for fault in v.faults]
 
 
@@ -99,9 +117,16 @@ def write(path: Path, *, status: int, skipped: list[str], deselected: int) -> Pa
     machine = {"machine": platform.machine(), "system": platform.release(), "cpus": os.cpu_count()}
     rows = [{field: getattr(row, field) for field in Row.__struct_fields__} for row in ROWS]
     document = {
-        "size": "full" if FULL else "ci", "whole": whole, "status": status, "missing": missing, "skipped": skipped,
-        "deselected": deselected, "python": platform.python_version(), **machine, "rows": rows,
-    }  # fmt: skip
+        "size": "full" if FULL else "ci",
+        "whole": whole,
+        "status": status,
+        "missing": missing,
+        "skipped": skipped,
+        "deselected": deselected,
+        "python": platform.python_version(),
+        **machine,
+        "rows": rows,
+    }
     to = path if whole else path.with_suffix(".incomplete.json")
     to.write_text(json.dumps(document, indent=1) + "\n")
     return to

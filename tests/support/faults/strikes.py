@@ -39,8 +39,8 @@ def strike(
     faults += damaged(device)
     after = recover(run, folder, scenario, url, name)
     return Verdict(
-        name=name, faults=(*faults, *after.faults), to_serving_s=after.to_serving_s, struck=struck, found=after.found,
-    )  # fmt: skip
+        name=name, faults=(*faults, *after.faults), to_serving_s=after.to_serving_s, struck=struck, found=after.found
+    )
 
 
 def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:

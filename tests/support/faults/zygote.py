@@ -43,10 +43,15 @@ from tests.support.models import inputs
 MODEL = "tiny"
 T = TypeVar("T")
 PRELOADED = (
-    "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "fleet.runtimes.litert",
-    "fleet.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.worker.resolve_targets",
+    "ai_edge_litert.interpreter",
+    "onnxruntime",
+    "edge_agent.identity.http",
+    "fleet.runtimes.litert",
+    "fleet.runtimes.onnx",
+    "edge_agent.serving.app",
+    "edge_agent.update.worker.resolve_targets",
     "edge_agent.update.worker.tuf_client",
-)  # fmt: skip
+)
 REQUESTS = 4  # one more than the probation of the faults' releases asks for
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
 
@@ -206,11 +211,20 @@ class Life:
         state, active = self._stands()
         looked = agent.updater.file.state.looked
         return Seen(
-            to_serving_s=to_serving, at_start=at_start, at_end=await self._probe(), state=state, active=active,
-            reports=self._spooled("model", ModelReport), errors=self._errors,
-            problem=looked.problem, clock=looked.clock, tuf=looked.tuf, clean=self._clean, steps=steps,
+            to_serving_s=to_serving,
+            at_start=at_start,
+            at_end=await self._probe(),
+            state=state,
+            active=active,
+            reports=self._spooled("model", ModelReport),
+            errors=self._errors,
+            problem=looked.problem,
+            clock=looked.clock,
+            tuf=looked.tuf,
+            clean=self._clean,
+            steps=steps,
             problems=[report.problem for report in self._spooled("agent", AgentReport) if report.problem],
-        )  # fmt: skip
+        )
 
     @contextlib.contextmanager
     def _task(self):
