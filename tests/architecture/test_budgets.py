@@ -34,7 +34,7 @@ def code_lines(function: Function) -> int:
 
 
 def reads_environment(node: ast.AST) -> bool:
-    """Whether a node reads a variable; handing the whole environment to a child process does not count."""
+    """Tell whether a node reads a variable; handing the whole environment to a child process does not count."""
 
     def environ(value: ast.AST) -> bool:
         return isinstance(value, ast.Attribute) and value.attr in ("environ", "environb")
@@ -61,7 +61,9 @@ def functions(path: Path) -> list[Function]:
 
 
 def is_option(parameter: ast.arg) -> bool:
-    """Whether it is an option of a command, or a field of a query: a command line or an address names it, no call."""
+    """Tell whether it is an option of a command, or a field of a query: a command line or an address names it, no
+    call.
+    """
     kind = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
     return "typer." in kind or "Query" in kind or kind.endswith(("Option", "Argument", "Flag"))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("fleet", "edge_agent", "cloud_hub", "model_compiler", "benchmarks", "examples")
+FOLDERS = ("fleet", "edge_agent", "cloud_hub", "model_compiler", "benchmarks", "examples", "tests")
 CLAUSE = re.compile(
     r"(who(m|se|ever)?|what(ever)?|which(ever)?|whether|where(ver)?|how|why|when(ever)?)\b", re.IGNORECASE
 )

@@ -1,4 +1,4 @@
-"""What a package offers to others is what its `__all__` says, and everybody's type checker may rely on it."""
+"""A package offers to others what its `__all__` names, and everybody's type checker may rely on it."""
 
 from __future__ import annotations
 

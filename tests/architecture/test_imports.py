@@ -1,4 +1,4 @@
-"""Which room may import which, and that no import goes round in a circle."""
+"""The rooms that each room may import, and no import goes round in a circle."""
 
 from __future__ import annotations
 

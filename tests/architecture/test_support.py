@@ -1,4 +1,4 @@
-"""What tests lean on, where a busy machine or a killed run would show it only now and then."""
+"""The support of tests, where a busy machine or a killed run would show it only now and then."""
 
 from __future__ import annotations
 

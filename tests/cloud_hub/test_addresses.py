@@ -1,4 +1,4 @@
-"""Which address is bound, which one connected to, which one told: none is guessed where it cannot be meant."""
+"""The addresses that are bound, connected to and told: none is guessed where it cannot be meant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def addresses(broker: dict[str, Any] | None = None, **document: Any) -> Addresse
 
 
 def told(found: Addresses) -> tuple[str, str, str]:
-    """Where the hub connects to its broker, and what devices are told of HTTP and the broker."""
+    """The address by which the hub reaches its broker, and those of HTTP and the broker that devices are told."""
     return str(found.broker_connect), found.http_advertise, str(found.broker_advertise)
 
 

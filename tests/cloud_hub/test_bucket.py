@@ -31,7 +31,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubFixture]
 
 
 def keys() -> list[str]:
-    """What is in the bucket, as somebody else reads it."""
+    """The keys in the bucket, as somebody else reads it."""
     from os import environ
 
     found = boto3.client(

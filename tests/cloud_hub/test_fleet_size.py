@@ -42,7 +42,7 @@ SMALL, LARGE = 210, 420  # the dashboard shows 50 devices, and of windows the la
 
 @contextmanager
 def loaded() -> Iterator[Counter[str]]:
-    """How many rows of which tables become objects within the block."""
+    """Count the rows of each table that become objects within the block."""
     found: Counter[str] = Counter()
     tables = (Device, DeviceModel, MeasuredRow, PairEvidence, WindowRow)
 

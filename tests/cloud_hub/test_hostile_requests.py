@@ -441,7 +441,7 @@ class Maker:
 
 
 def wrong_with(answer: Any, case: Case) -> str:
-    """What is wrong with an answer; empty when nothing is."""
+    """The fault of an answer; empty when there is none."""
     if case.url.partition("?")[0] in MAY_BE_UNREADY:
         return ""
     if answer.status_code >= 500:
@@ -503,6 +503,6 @@ def test_health_of_the_inference_protocol_is_json(hub: HubFixture) -> None:
 
 
 def test_the_values_stay_hostile() -> None:
-    """What was found once is among them."""
+    """Values that found a fault once are among them."""
     assert {"%00", "99999999999999999999", "99999999999"} <= set(URL_VALUES)
     assert {1e308, 2**63, 10**20} <= set(NUMBERS) and {"\0", "\ud800"} <= set(TEXTS)

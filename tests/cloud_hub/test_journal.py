@@ -1,4 +1,6 @@
-"""What was forbidden stays forbidden: whatever is cut off, and however old the database is that a hub starts with."""
+"""A release that was forbidden stays forbidden: whatever is cut off, and however old the database is that a hub
+starts with.
+"""
 
 from __future__ import annotations
 

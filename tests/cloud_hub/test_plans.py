@@ -1,4 +1,4 @@
-"""What is asked for again and again finds its rows by an index, whatever the fleet's size and the hub's age."""
+"""Frequent queries find their rows by an index, whatever the fleet's size and the hub's age."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever reads, decides and writes in the hub: another that comes in between is before or after it, never lost.
+"""Two changes of the hub at once: each that reads, decides and writes is before or after the other, never lost.
 
 On PostgreSQL, where two transactions really run at once; on SQLite BEGIN IMMEDIATE lets one of them write.
 """

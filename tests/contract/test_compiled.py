@@ -1,4 +1,5 @@
-"""What the compiler signs is what serves: one model with a truth value beside its numbers, compiled once, asked through
+"""The file that the compiler signs is the one that serves: one model with a truth value beside its numbers, compiled
+once, asked through
 every door.
 
 Rounded to 8 bits, an answer lies on a grid, and what differs in the last bit before the rounding may differ by a whole
@@ -82,7 +83,7 @@ def release(compiled: tuple[Manifest, Path], name: str) -> InstalledRelease:
 
 
 def of_compiler(made: InstalledRelease, data: Dataset) -> np.ndarray:
-    """What the compiler measures: row by row."""
+    """The compiler's measurements: row by row."""
     file = runtimes.named(runner_process.NAMES[made.variant.runtime]).open(made.open_blob(made.variant.blob.sha256))
     return runner_process.Loaded(file, list(data.inputs), list(data.inputs.values()), runner.ALL).answers([0])[0]
 

@@ -54,7 +54,7 @@ class Image:
         return found
 
     def command(self) -> list[str]:
-        """What a container without words of its own runs."""
+        """The command that a container runs by default."""
         return [*json.loads(self.one("ENTRYPOINT")), *json.loads(self.one("CMD"))]
 
 
@@ -63,7 +63,7 @@ images = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 
 
 def takes(program: str, words: list[str]) -> bool:
-    """Whether the command of that name has these subcommands and options."""
+    """Tell whether the command of that name has these subcommands and options."""
     if program == "edge-agent":
         build_parser().parse_args(words)  # SystemExit where not
         return True

@@ -76,7 +76,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def asked() -> Iterator[tuple[str, str]]:
-    """Where and what: every expression, and every query of a variable."""
+    """Places and queries: every expression, and every query of a variable."""
     for rule in alerts():
         yield rule["alert"], rule["expr"]
     for board in BOARDS:

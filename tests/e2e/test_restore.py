@@ -40,7 +40,7 @@ def hub(tmp_path: Path) -> Iterator[OperatedHub]:
 
 
 class Days:
-    """What the operator does before the backup, after it, and after the restore."""
+    """The operator's acts before the backup, after it, and after the restore."""
 
     def __init__(self, hub: OperatedHub, folder: Path) -> None:
         self.hub = hub
@@ -73,7 +73,7 @@ class Days:
         return {row[0] for row in self.hub.rows("SELECT id FROM device WHERE revoked_at IS NOT NULL")}
 
     def lifts(self) -> bool:
-        """Whether the hub has risen above what devices have shown."""
+        """Tell whether the hub has risen above what devices have shown."""
         return bool(self.hub.rows("SELECT 1 FROM auditentry WHERE action = 'trust.lift'"))
 
     def records(self) -> list[tuple[str, int, int]]:
@@ -97,7 +97,7 @@ def end(hub: OperatedHub) -> None:
 
 
 def is_alone(database: Path) -> bool:
-    """Whether nobody has the database open: only then it gives its log up."""
+    """Tell whether nobody has the database open: only then it gives its log up."""
     with contextlib.closing(sqlite3.connect(database, timeout=0.0)) as connection:
         try:
             return connection.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)

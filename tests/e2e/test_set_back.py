@@ -48,7 +48,7 @@ def run_and_report(directory: Path) -> str:
 
 
 def numbers(hub: OperatedHub, device: str, series: str) -> list[int]:
-    """Which of a device's records of a series have arrived."""
+    """The numbers of a device's records of a series that have arrived."""
     one = f"SELECT seq FROM {{}} WHERE device_id = '{device}' AND spool = '{series}'"
     rows = hub.rows(f"{one.format('deviceevent')} UNION ALL {one.format('window')}")
     return sorted(number for (number,) in rows)

@@ -88,7 +88,7 @@ async def compare(agent: Agent, shadows: Shadows) -> None:
 
 
 def tell(hub: HubFixture, device: Device, agent: Agent) -> None:
-    """What the device has spooled reaches the hub."""
+    """Bring to the hub all that the device has spooled."""
     name = device.enrollment.device_id
     messages = [
         Message(

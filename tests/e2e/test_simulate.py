@@ -54,7 +54,7 @@ def publish(hub: OperatedHub, folder: Path) -> None:
 
 
 def environment_of(hub: OperatedHub) -> dict[str, str]:
-    """What logs a command in."""
+    """The environment that logs a command in."""
     ca = str(hub.directory / "keys" / "ca.pem")
     return {**os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token, "EDGELOOP_CA": ca}
 

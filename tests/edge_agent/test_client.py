@@ -1,4 +1,4 @@
-"""What is at the address that an agent left behind: it, nobody, or somebody else."""
+"""The party at the address that an agent left behind: it, nobody, or somebody else."""
 
 from __future__ import annotations
 

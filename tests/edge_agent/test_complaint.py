@@ -1,4 +1,4 @@
-"""What the command says when a file or folder refuses it: a line, a hint, an exit code, and no trace."""
+"""The command's words when a file or folder refuses it: a line, a hint, an exit code, and no trace."""
 
 from __future__ import annotations
 

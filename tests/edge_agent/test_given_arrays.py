@@ -1,4 +1,4 @@
-"""What `edge-agent infer` is given: files of arrays, as the inputs of a model."""
+"""Files of arrays as the inputs of a model, for `edge-agent infer`."""
 
 from __future__ import annotations
 

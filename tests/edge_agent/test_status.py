@@ -1,4 +1,4 @@
-"""What `edge-agent status` tells of a device whose agent does not run, and that a running one tells the same."""
+"""`edge-agent status` of a device whose agent does not run tells the same as a running one."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def full() -> bool:
-    """Whether the full size was asked for."""
+    """Tell whether the full size was asked for."""
     return results.FULL
 
 

@@ -52,7 +52,7 @@ def metadata(world: World, role: str) -> list[str]:
 
 
 def offered(world: World, entry: ModelEntry, mine: DeviceMe | None = None) -> list[object]:
-    """What a hub whose online key was stolen gets a device to do: its channel may say anything."""
+    """The acts to which a hub whose online key was stolen gets a device: its channel may say anything."""
     channel = Channel(channel="stable", version=99, models={"digits": entry})
     asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted:

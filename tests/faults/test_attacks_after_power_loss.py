@@ -141,7 +141,7 @@ def strike(run, folder: Path, struck: Struck, liar: LyingHub, honest: str) -> Ve
 
 
 def judged(ended: Ended, scenario: Scenario, attack: Attack, before: ModelState, told: bool) -> list[str]:
-    """What is wrong with the life in which the attack was shown."""
+    """The faults of the life in which the attack was shown."""
     seen = ended.seen
     if seen is None:
         return [f"bricked: the agent ended with {ended.code}: {ended.trace[-600:]}"]
@@ -162,7 +162,7 @@ def judged(ended: Ended, scenario: Scenario, attack: Attack, before: ModelState,
 
 
 def others(folder: Path) -> set[str]:
-    """What lies beside the device's folder."""
+    """The files beside the device's folder."""
     return {str(path) for path in folder.rglob("*") if not path.is_relative_to(folder / "device")}
 
 

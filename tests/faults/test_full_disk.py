@@ -67,7 +67,7 @@ class Watch:
         self.faults: dict[str, None] = {}  # in order, each once
 
     def until(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """What `/status` says, one after the other, until the process ends or that much time has passed."""
+        """The answers of `/status`, one after the other, until the process ends or that much time has passed."""
         for _ in patiently(seconds):
             if ended := self._process.ended():
                 self.faults[f"bricked: {ended}"] = None
@@ -95,7 +95,7 @@ def told(status: dict[str, Any]) -> set[str]:
 
 
 def there(status: dict[str, Any], scenario: Scenario) -> bool:
-    """Whether the device is where it should be, and nothing troubles it any more."""
+    """Tell whether the device is where it should be, and nothing troubles it any more."""
     ends = "rolled_back" if scenario.name == "rolled_back" else "committed"
     now = model(status)
     return (now["state"], now["active"], status["problem"]) == (ends, scenario.wanted, "")

@@ -46,7 +46,7 @@ class Cut(Struct, frozen=True, kw_only=True):
 
 
 def record(run, folder: Path, scenario: Scenario, url: str) -> list[Op]:
-    """What an undisturbed update writes; checked against the disk that it leaves."""
+    """The writes of an undisturbed update; checked against the disk that it leaves."""
     device, log = copy(scenario.image, folder / "device", f"{url}/{scenario.stage}"), folder / "record.log"
     before = Path(shutil.copytree(device, folder / "before", symlinks=True, dirs_exist_ok=False))
     ended = run(case(scenario, folder, strace=Strace(role="agent", options=OPTIONS, log=str(log), follow=True)))
@@ -116,7 +116,7 @@ def test_power_loss_at_any_moment_leaves_a_device_that_serves_and_gets_there(ben
 
 
 def lost(tmp_path: Path, ops: list[Op], mode: str = "nothing", seed: int = 0) -> dict[str, bytes]:
-    """What is left in a folder that held `old` in the file `f`."""
+    """The rest of a folder that held `old` in the file `f`."""
     before = tmp_path / f"before-{mode}-{seed}"
     before.mkdir()
     (before / "f").write_bytes(b"old")

@@ -1,4 +1,4 @@
-"""Where a bundle is written, and that half a one never looks whole."""
+"""The place of a bundle; half a one never looks whole."""
 
 from __future__ import annotations
 

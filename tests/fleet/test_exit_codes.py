@@ -104,7 +104,7 @@ def test_who_does_not_answer_is_6(tmp_path: Path) -> None:
 def ends(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[BaseException], int]:
-    """What a command ends with when a piece of its work raises an error."""
+    """The exit code of a command when a piece of its work raises an error."""
     edge_agent_cli = import_module("edge_agent.cli")
 
     def after(error: BaseException) -> int:

@@ -30,7 +30,7 @@ def client(broker: Broker, name: str) -> Client:
 
 
 def exchange(broker: Broker, messages: int, size: int) -> list[bytes]:
-    """What one client hears of what another says, from this thread while its own one waits."""
+    """The messages of one client that another hears, from this thread while its own one waits."""
     heard, ready, whole = list[bytes](), threading.Event(), threading.Event()
 
     def hear(_client: object, _data: object, message: object) -> None:

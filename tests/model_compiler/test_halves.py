@@ -1,4 +1,4 @@
-"""What `import` splits for the drift reference and its margin: halves that are alike, whatever the file's order."""
+"""The halves that `import` makes for the drift reference and its margin: they are alike, whatever the file's order."""
 
 from __future__ import annotations
 

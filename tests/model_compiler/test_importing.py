@@ -1,4 +1,6 @@
-"""What the runtimes serve is imported as it is: datatypes, scalars, sizes that vary, states, a choice of outputs."""
+"""A model that the runtimes serve is imported as it is: datatypes, scalars, sizes that vary, states, a choice of
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +258,7 @@ def test_a_size_that_applications_know_stays_fixed(tmp_path: Path) -> None:
 
 
 def classifier(*, zipped: bool) -> ports.Ports:
-    """What scikit-learn's converter writes: the class and the probabilities, in maps unless ZipMap is off."""
+    """A file as scikit-learn's converter writes it: the class and the probabilities, in maps unless ZipMap is off."""
     from onnx import TensorProto, helper
 
     label = helper.make_tensor_value_info("label", TensorProto.INT64, ["n"])
@@ -372,7 +374,7 @@ def test_a_users_file_that_ends_the_program_is_refused_by_name(tmp_path: Path, l
 
 
 def figures(kept: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `measurements` gives, with a clock that needs no child."""
+    """The figures of `measurements`, with a clock that needs no child."""
     latency = runner.RunLatency(p50=1.0, p95=2.0)
     monkeypatch.setattr(runner, "latencies", lambda models, *_: dict.fromkeys(models, latency))
     profile = runner.VariantProfile(

@@ -231,7 +231,7 @@ def test_a_variant_whose_task_says_how_sure_it_is_defers_by_that() -> None:
 
 
 def population(seed: int, rows: int = 6000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How sure an edge model is, whether it is right (93 %), and whether the cloud is (98.5 %); (rows,) each."""
+    """An edge model's confidence, its rightness (93 %) and that of the cloud (98.5 %); (rows,) each."""
     rng = np.random.default_rng(seed)
     sure = rng.beta(6, 1.2, rows)
     right = rng.random(rows) < np.clip(0.93 + 0.6 * (sure - sure.mean()), 0, 1)

@@ -34,7 +34,7 @@ def classes(module: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def rounded(module: nn.Module, calibration: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """What `Rounding` says that an int8 runtime answers."""
+    """The answers of an int8 runtime as `Rounding` foresees them."""
     rounding = qat.Rounding()
     with torch.no_grad():
         for rounding.watching, data in ((True, calibration), (False, x)):

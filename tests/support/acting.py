@@ -17,7 +17,7 @@ SENT = re.compile(r'<(?:input(?! type="hidden"| type="checkbox"| type="radio")|s
 
 
 def text_of(page: str) -> str:
-    """What a page says, without its markup."""
+    """The text of a page, without its markup."""
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
 
 
@@ -37,7 +37,7 @@ class Person:
         return self.client.get(path, follow_redirects=False)
 
     def hidden(self, page: str) -> dict[str, str]:
-        """What the form carries beside what people fill in; that of the act alone."""
+        """The hidden fields of the form; that of the act alone."""
         act = page[page.index('class="act"') :] if 'class="act"' in page else page
         return {name: html.unescape(value) for name, value in HIDDEN.findall(act)}
 

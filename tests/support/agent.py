@@ -127,7 +127,7 @@ class Agent:
 
     @property
     def listener(self) -> dict[str, Any]:
-        """What `tests.support.server.serving` serves it with."""
+        """The arguments with which `tests.support.server.serving` serves it."""
         return {"app": self.app, "http": hot_protocol(self.shared)}
 
     async def ask(self, x, version: str = "", **parameters):

@@ -101,7 +101,9 @@ def keep_picture(page: Any, name: str) -> None:
 
 
 def unreadable(page: Any, rules: str = LEVEL_AA) -> list[str]:
-    """What axe finds against a page, and how much wider it is than its window; empty where all is well."""
+    """The faults that axe finds in a page, and the pixels by which it is wider than its window; empty where all is
+    well.
+    """
     page.evaluate(AXE.read_text())
     told = page.evaluate(f"axe.run(document, {rules})")["violations"]
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

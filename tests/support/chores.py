@@ -112,7 +112,7 @@ def goes_on(folder: Path, arguments: Arguments, progress: Progress) -> dict[str,
 
 
 def looks_around(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
-    """What it can see of the worker's environment, and where its temporary files go."""
+    """The part of the worker's environment that it sees, and the place of its temporary files."""
     import tempfile
 
     ours = ("EDGELOOP_HUB", "EDGELOOP_SECRET", "OTEL_", "AWS_")
@@ -134,7 +134,7 @@ def takes_up(folder: Path, arguments: Arguments, progress: Progress) -> dict[str
 
 
 def reads_beside(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
-    """What lies beside it, and in its folder; it makes one file in a folder of its own, and removes another."""
+    """The files beside it, and in its folder; it makes one file in a folder of its own, and removes another."""
     (folder / "given").unlink()
     (folder / "release" / "blobs").mkdir(parents=True)
     (folder / "release" / "blobs" / "model").write_bytes(b"m" * arguments["bytes"])

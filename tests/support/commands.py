@@ -34,7 +34,7 @@ def call(program: str, *arguments: object, **environment: str) -> subprocess.Com
 
 
 def _status(main: object) -> int:
-    """What the process would end with; 1 and the error's name for what nobody caught."""
+    """The exit code of the process; 1 and the error's name for what nobody caught."""
     assert callable(main)
     try:
         sys.exit(main())

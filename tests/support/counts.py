@@ -1,4 +1,4 @@
-"""What runs of the tests counted, kept as JSON in the file that EDGELOOP_COUNTS names.
+"""The counts of runs of the tests, kept as JSON in the file that EDGELOOP_COUNTS names.
 
 A row is a test file: how many of its tests passed, failed or were skipped (with the reasons), their seconds, the
 examples that its properties asked for, and of which commit, date and size that is. A run replaces the rows of the
@@ -144,7 +144,7 @@ def install(config: pytest.Config) -> None:
 
 
 def _run() -> dict[str, str]:
-    """What every row of this run says of it."""
+    """The fields that every row of this run has."""
     date = os.environ.get("EDGELOOP_RUN") or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
     return {"commit": _commit(), "date": date, "size": "full" if FULL else "small", "machine": machine}

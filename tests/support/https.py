@@ -26,7 +26,7 @@ class Got(Struct):
 
 
 class Receiver:
-    """What the server has got, and what it answers: `answers` one after the other, the last one again and again.
+    """The requests that the server got, and its answers: `answers` one after the other, the last one again and again.
 
     An answer is bytes to send before the connection ends, or a function of the request that gives them. After bytes
     that end with `HANG` it keeps the connection open until the client leaves.

@@ -45,7 +45,7 @@ _TOKEN = re.compile(r"el1\.\S+")
 
 
 class Enrolled(NamedTuple):
-    """What a device has when a hub knows it."""
+    """The files of a device that a hub knows."""
 
     key: DeviceKey
     answer: EnrollResponse
@@ -137,7 +137,7 @@ class Site:
         return serving(self.base / name, *self.arguments, code=code, **self.environment)
 
     def shares(self) -> list[int]:
-        """How many shards each hub has, the most first."""
+        """The number of shards of each hub, the most first."""
         with self.hub.reading() as session:
             rows = session.exec(select(Lease.owner).where(col(Lease.name).startswith("ingest-shard:"))).all()
         return sorted(Counter(rows).values(), reverse=True)

@@ -1,4 +1,4 @@
-"""Who waits for a lock, as Linux says: a test goes on when somebody really does."""
+"""The waiters for a lock, as Linux lists them: a test goes on when somebody really does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Waiting:
         self._file = store.blobs.parent / "blobs.lock"
 
     def seen(self) -> bool:
-        """Whether one waits now."""
+        """Tell whether one waits now."""
         mark = f":{self._file.stat().st_ino} " if self._file.exists() else "nothing"
         return any("->" in line and mark in line for line in Path("/proc/locks").read_text().splitlines())
 

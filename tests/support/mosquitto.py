@@ -96,7 +96,7 @@ class Broker:
 
 
 class Reader:
-    """What came to `pager`: topic, body, and whether it was retained; a context manager."""
+    """The messages that came to `pager`: topic, body, and whether it was retained; a context manager."""
 
     def __init__(self, broker: Broker, topics: str) -> None:
         self.got: list[tuple[str, bytes, bool]] = []

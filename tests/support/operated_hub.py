@@ -121,7 +121,7 @@ class OperatedHub:
         return self.process.wait(WAIT_S)
 
     def log(self) -> str:
-        """What it has logged."""
+        """Its log so far."""
         return (self.base / "hub.log").read_text()
 
 

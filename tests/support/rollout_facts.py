@@ -31,7 +31,7 @@ REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the 
 
 
 def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, group_secret: bytes) -> RolloutFacts:
-    """What is known of the rollout's devices, with cohort and control by assignment at the current share."""
+    """The facts of the rollout's devices, with cohort and control by assignment at the current share."""
     entry = channel.models.get(plan.model)
     if entry is None or entry.release != plan.from_release:
         default = "gone" if entry is None else f"release {entry.release}"
@@ -156,7 +156,8 @@ def _cohort_fact(
 
 
 def _failing(said: PairEvidence) -> str:
-    """Why a device fails on which the release stays, in the words of its own probation; empty when it does not.
+    """The reason why a device fails on which the release stays, in the words of its own probation; empty when it does
+    not.
 
     Refused requests count that the release before would have taken. What both refuse says nothing, so that rubbish
     stops no rollout.
@@ -168,7 +169,7 @@ def _failing(said: PairEvidence) -> str:
 
 
 def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
-    """Whether the device rolled this attempt back, or refuses the release as such."""
+    """Tell whether the device rolled this attempt back, or refuses the release as such."""
     if report.rollout != plan.id or report.attempt != progress.attempt:
         return False
     return report.state == "rolled_back" or (report.active != plan.release and report.reason.startswith(REFUSALS))

@@ -89,7 +89,7 @@ def start(hub: HubFixture, release: int = 2) -> str:
 
 
 def entry(hub: HubFixture) -> ModelEntry:
-    """What the channel says of `digits`."""
+    """The channel's entry of `digits`."""
     with hub.hub.reading() as session:
         row = session.get(ChannelRow, "stable")
         assert row is not None

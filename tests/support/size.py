@@ -1,4 +1,6 @@
-"""How much a test does: the small size in `make test`, the full one in `make test-full` (EDGELOOP_SIZE=full)."""
+"""The amount of work of a test: the small size in `make test`, the full one in `make test-full`
+(EDGELOOP_SIZE=full).
+"""
 
 from __future__ import annotations
 
@@ -17,5 +19,5 @@ def sized(small: T, full: T) -> T:
 
 
 def examples(small: int) -> int:
-    """How many examples a property is tried on."""
+    """The number of examples that a property is tried on."""
     return sized(small, MORE_EXAMPLES * small)

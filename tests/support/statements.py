@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 @dataclass
 class Statements:
-    """How many there were; `texts` are the different ones, with their counts."""
+    """The number of statements; `texts` are the different ones, with their counts."""
 
     statements: int = 0
     texts: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What systemd's own tools say of a unit, and which system calls a traced program may make in it."""
+"""The words of systemd's own tools on a unit, and the system calls that a traced program may make in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def traced_calls(*traces: Path) -> set[str]:
 
 
 def _groups() -> dict[str, set[str]]:
-    """What systemd's groups of calls hold, other groups among them."""
+    """The members of systemd's groups of calls, other groups among them."""
     found: dict[str, set[str]] = {}
     for line in analysed("syscall-filter").stdout.splitlines():
         if line.startswith("@"):

@@ -1,4 +1,4 @@
-"""What a hub tells of events."""
+"""The events that a hub tells."""
 
 from __future__ import annotations
 

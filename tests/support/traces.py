@@ -11,7 +11,7 @@ TRACE, SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 
 
 class Kept:
-    """What tracers have made, by the name of who made it and the span's own."""
+    """The spans that tracers have made, by the name of who made it and the span's own."""
 
     def __init__(self) -> None:
         pytest.importorskip("opentelemetry.sdk", reason='pip install "edgeloop[otel]"')

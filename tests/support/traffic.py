@@ -1,4 +1,4 @@
-"""What devices send: batches of every kind of message, as the inbox gives them."""
+"""Messages of devices: batches of every kind of message, as the inbox gives them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ KINDS = (*BUILD, "status", "malformed")
 
 
 class Traffic:
-    """What a number of devices send of one kind, in turn."""
+    """Messages of one kind from a number of devices, in turn."""
 
     def __init__(self, kind: str, devices: Sequence[str], spool: str = "a" * 16) -> None:
         self._kind, self._devices, self._spool = kind, devices, spool

@@ -134,7 +134,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def left(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> Left:
-    """What a version left, its database where it was or moved to PostgreSQL before the upgrade."""
+    """The directory that a version left, its database where it was or moved to PostgreSQL before the upgrade."""
     if request.param == "sqlite":
         return Left(version, tmp_path)
     return Left(

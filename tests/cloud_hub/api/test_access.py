@@ -1,4 +1,4 @@
-"""Who may infer, and how often."""
+"""The right to infer, and its rate."""
 
 from __future__ import annotations
 

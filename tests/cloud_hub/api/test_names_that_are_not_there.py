@@ -1,4 +1,4 @@
-"""What does not exist is refused before anything permanent is made of it, and the refusal says what to do."""
+"""A name that does not exist is refused before anything permanent is made of it, and the refusal says what to do."""
 
 from __future__ import annotations
 

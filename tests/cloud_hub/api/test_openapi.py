@@ -101,7 +101,7 @@ def test_what_changes_something_says_what_it_takes(whole: dict[str, Any]) -> Non
 
 
 def test_nobody_unknown_is_told_more_than_that(hub: HubFixture, whole: dict[str, Any]) -> None:
-    """Who calls is asked before paths, queries and bodies are looked at."""
+    """The caller is asked for before paths, queries and bodies are looked at."""
     for name, operation in operations(whole):
         if not operation["security"]:
             continue

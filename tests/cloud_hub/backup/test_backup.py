@@ -116,7 +116,7 @@ def test_it_is_one_moment_while_others_write(
     written: list[str] = []
 
     def write() -> None:
-        """What is committed after the moment is not in the backup, in no table."""
+        """Rows committed after the moment are in no table of the backup."""
         engine = make_engine(hub_database)
         with Session(engine) as session, session.begin():
             session.add(Setting(key=f"late-{len(written)}", value="x"))
@@ -162,7 +162,7 @@ def test_nobody_else_reads_it_and_keys_are_sealed(filled: HubFixture, tmp_path: 
 
 
 def test_what_fails_leaves_nothing(filled: HubFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever step of a backup or of a restore fails, there is no half of one."""
+    """No step of a backup or of a restore that fails leaves half of one."""
     take(filled, tmp_path / "whole")
 
     def fails(*arguments: Any, **named: Any) -> Any:

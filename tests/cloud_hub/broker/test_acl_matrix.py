@@ -34,7 +34,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 def unknown_topics(name: str) -> tuple[str, ...]:
-    """What is nobody's: shards that are none, leaves that are none, the hub's side, another prefix."""
+    """Topics that are nobody's: shards that are none, leaves that are none, the hub's side, another prefix."""
     own = topics.uplink(name, "report")
     return (
         *(f"{topics.PREFIX}/up/{shard}/{name}/report" for shard in ("x", "00", "", "G")),

@@ -1,4 +1,4 @@
-"""What both brokers promise: everybody reaches their own topics and nobody reaches another's."""
+"""The promises of both brokers: everybody reaches their own topics and nobody reaches another's."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class Ends:
             raise OSError("no broker")
 
     def look(self, *revoked: str, fresh: tuple[str, ...] = (), after: float = 0.0) -> list[str]:
-        """What was tried because of a look, which has ended."""
+        """The attempts of one look, which has ended."""
         self.now += after
         before = len(self.tries)
         self.evictor.look(fresh, revoked, self.now)

@@ -1,4 +1,4 @@
-"""What holds of every act: roles, forms of our own, once, not out of date, and nothing lost that was typed."""
+"""The rules of every act: roles, forms of our own, once, not out of date, and nothing lost that was typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fleet's traffic cost and how much of it failed, whatever a model was or a device claims."""
+"""The cost of the fleet's traffic and the share of it that failed, whatever a model was or a device claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does every day, by mouse and by keyboard in a real browser: each task by its steps and its time.
+"""An operator's daily tasks, by mouse and by keyboard in a real browser: each task by its steps and its time.
 
 A step is a click, a key or a field that is filled in; looking costs none. How long each took is printed with `-s`, and
 kept beside the screenshots where EDGELOOP_SCREENSHOTS names a folder; only the steps are judged.

@@ -248,7 +248,7 @@ def test_samples_are_read_from_the_object_store_once(busy_hub: HubFixture) -> No
 
 
 def test_only_who_may_do_something_is_led_to_it(busy_hub: HubFixture) -> None:
-    """What a role may not do is not shown; that it is refused, too, is in `test_acts`."""
+    """An act that a role may not do is not shown; its refusal is tested in `test_acts`."""
     links: dict[str, set[str]] = {}
     for role in ("viewer", "operator", "admin"):
         busy_hub.client.post("/login", data={"token": busy_hub.token(role=role)})

@@ -28,7 +28,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
 
 
 def data_of(page: str, name: str) -> Any:
-    """What the first drawing carries under a name."""
+    """The data of the first drawing under a name."""
     return json.loads(html.unescape(re.search(rf'data-{name}="([^"]*)"', page)[1]))  # type: ignore[index]
 
 

@@ -1,4 +1,4 @@
-"""What the pages say, computed: drawings, money, lineage, and the words around them."""
+"""The content of the pages, computed: drawings, money, lineage, and the words around them."""
 
 from __future__ import annotations
 

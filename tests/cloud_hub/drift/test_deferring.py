@@ -1,4 +1,6 @@
-"""Whether asking the cloud pays, by labels: intervals that cover, a verdict that is seldom wrong, none from little."""
+"""The judgement whether asking the cloud pays, by labels: intervals that cover, a verdict that is seldom wrong,
+none from little.
+"""
 
 from __future__ import annotations
 

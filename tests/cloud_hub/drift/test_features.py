@@ -1,4 +1,4 @@
-"""Which features moved, from windows before and after; pure."""
+"""The features that moved, from windows before and after; pure."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_a_device_that_leaves_takes_its_counters_along(hub: HubFixture) -> None:
 def test_many_devices_are_forgotten_some_at_a_time_and_none_goes_uncounted(
     tmp_path: Path, hub_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written while the revoked are looked for goes with them, and is taken out of the counts, too."""
+    """Rows written while the revoked are looked for go with them, and are taken out of the counts, too."""
     monkeypatch.setattr(records, "AT_ONCE", 3)
     hub = make_hub(tmp_path, database=hub_database)
     seen = to_builtins(DeviceInputs(seen=True, grown=["2:x"]))

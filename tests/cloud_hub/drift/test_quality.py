@@ -1,4 +1,4 @@
-"""What is wrong with inputs, from a window's figures; pure."""
+"""Faults of inputs, from a window's figures; pure."""
 
 from __future__ import annotations
 

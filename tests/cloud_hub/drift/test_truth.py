@@ -1,4 +1,4 @@
-"""How right answers are, on a real hub: by auditor, and by group; another judge is no change of the devices."""
+"""The share of right answers, on a real hub: by auditor, and by group; another judge is no change of the devices."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_what_comes_while_an_alarm_is_open_is_learnt_if_it_is_closed_as_usual():
 
 
 def test_a_lasting_move_is_no_week():
-    """Whenever it comes, and also where an operator calls it usual: it is no matter of days and hours."""
+    """At any time, and also where an operator calls it usual, it is no matter of days and hours."""
     model = Model(seed=3, weekend=np.zeros(K))
     model.send(10 * DAY)
     model.send(14 * DAY, np.full(K, 2 * NOISE))

@@ -1,4 +1,4 @@
-"""What an event is, when it is tried again, how it is signed, where it may go: without a hub."""
+"""An event, the times of its tries, its signature and its targets, without a hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody else would notice becomes an event: a part that stopped, a key or certificate that ends."""
+"""A fault that nobody else would notice becomes an event: a part that stopped, a key or certificate that ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker goes on when the process that has joined a Ray cluster for it does not."""
+"""A worker goes on when the process that has joined a Ray cluster for it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every executor promises, and what only one with a process of its own can: users' code never takes it along."""
+"""The promises of every executor, and those of one with a process of its own: users' code never takes it along."""
 
 from __future__ import annotations
 

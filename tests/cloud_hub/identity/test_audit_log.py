@@ -66,7 +66,7 @@ def test_what_a_clock_wrote_that_was_wrong_is_found(
 
 
 def steps(hub: HubFixture, before: int, wanted: AuditFilter, *, newest: bool, after: int = 0) -> int:
-    """How many steps of its machine SQLite takes to list what is wanted, with so many records around it."""
+    """The steps of its machine that SQLite takes to list the wanted records, with so many records around it."""
     with hub.hub.session() as session:
         write(session, *(float(number) for number in range(before)), 1e6, 1e6 + 1, *(2e6 + n for n in range(after)))
         session.connection().execute(

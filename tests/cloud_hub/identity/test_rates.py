@@ -20,7 +20,7 @@ RATE, KEY = 50.0, "application:one"
 
 
 def ask(limiter: RateLimiter, times: int, second: int, key: str = KEY, rate: float = RATE) -> int:
-    """How many of so many requests, spread over a second, get an answer."""
+    """Count the answers to so many requests, spread over a second."""
     answered = 0
     for number in range(times):
         try:
@@ -32,7 +32,7 @@ def ask(limiter: RateLimiter, times: int, second: int, key: str = KEY, rate: flo
 
 
 def exchange(limiters: list[RateLimiter]) -> None:
-    """What `RateSharing` does for each, once a second."""
+    """Do for each what `RateSharing` does once a second."""
     told = [limiter.tell(1.0) for limiter in limiters]
     for limiter, mine in zip(limiters, told, strict=True):
         others: dict[str, float] = {}

@@ -356,7 +356,7 @@ def test_two_instances_never_take_the_same(hub_database: str, tmp_path: Path) ->
 
 
 class Faults:
-    """What `real` does, after it has raised `error` once."""
+    """Does as `real` does, after it has raised `error` once."""
 
     def __init__(self, real: Callable[..., Any], error: Exception) -> None:
         self.real, self.error, self.raised = real, error, False

@@ -1,4 +1,4 @@
-"""What the hub makes of a cloud variant: whose tensors are whose, and which requests may be joined."""
+"""A cloud variant on the hub: the names of its tensors, and the requests that may be joined."""
 
 from __future__ import annotations
 

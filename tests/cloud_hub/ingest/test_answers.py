@@ -1,4 +1,4 @@
-"""How a command stands: waiting, sent, answered, expired; and whose answer counts."""
+"""The state of a command (waiting, sent, answered, expired), and the answer that counts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_who_may_see_and_who_may_send(fleet: HubFixture) -> None:
 def test_only_the_newest_commands_are_kept_and_none_that_waits_is_lost(
     fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who follows a device's log sends one every few seconds, for days."""
+    """A reader who follows a device's log sends one every few seconds, for days."""
     monkeypatch.setattr("cloud_hub.ingest.commands.KEPT", 3)
     waiting, others = send_command(fleet.hub, "d1", "diagnose", {}), send_command(fleet.hub, "d2", "diagnose", {})
     sent = []

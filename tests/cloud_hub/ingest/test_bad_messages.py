@@ -60,7 +60,7 @@ def good(seq: int, device: str = "cam-2", **changes) -> Message:
 
 
 def receipts(out: Sequence[Outgoing]) -> dict[str, int]:
-    """What each device is told, by device."""
+    """The receipts that devices get, by device."""
     found = {}
     for topic, payload in out:
         command = msgspec.json.decode(msgspec.json.decode(payload, type=Signed).payload, type=Command)

@@ -93,7 +93,7 @@ def keys(*numbers: int) -> bytes:
 
 
 def upto(fleet: HubFixture, out) -> list[tuple[str, int]]:
-    """What the receipts say, checked the way a device checks them."""
+    """The number that the receipts reach, checked the way a device checks them."""
     keys, found = decode_keys(fleet.hub.command_key.target()), []
     for topic, payload in out:
         device = topic.split("/")[-2]
@@ -466,7 +466,7 @@ def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(f
     from cloud_hub.ingest import records
 
     class PowerLoss(BaseException):
-        """What no code catches."""
+        """An end that no code catches."""
 
     def dies(*_):
         raise PowerLoss

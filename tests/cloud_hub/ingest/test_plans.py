@@ -26,7 +26,7 @@ STATEMENT = re.compile(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b")
 
 @contextmanager
 def plans(engine: Engine) -> Iterator[dict[str, list[str]]]:
-    """What SQLite would do for each statement in the block."""
+    """SQLite's plan for each statement in the block."""
     found: dict[str, list[str]] = {}
 
     def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:

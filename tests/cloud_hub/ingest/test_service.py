@@ -111,7 +111,7 @@ def rows(fleet, kind):
 
 
 def noted(fleet):
-    """When each shard was noted as heard."""
+    """The times at which each shard was noted as heard."""
     notes = [row for row in rows(fleet, Setting) if row.key.startswith(hearing.KEY)]
     return {row.key[-1]: msgspec.json.decode(row.value)["noted_at"] for row in notes}
 

@@ -1,4 +1,4 @@
-"""What failed jobs leave on a worker's disk is removed after a while; what somebody may go on with is not."""
+"""Files that failed jobs leave on a worker's disk are removed after a while, but for those of a job that can go on."""
 
 from __future__ import annotations
 

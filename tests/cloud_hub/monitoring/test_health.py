@@ -1,4 +1,4 @@
-"""What `/healthz` and `/readyz` say is true, and comes in time, whatever hangs."""
+"""The answers of `/healthz` and `/readyz` are true, and come in time, whatever hangs."""
 
 from __future__ import annotations
 

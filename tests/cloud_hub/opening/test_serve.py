@@ -48,7 +48,7 @@ def alive(pid: int) -> bool:
 
 
 def kept(hub: HubProcess) -> dict[str, bytes]:
-    """What a hub that runs writes by no habit of its own."""
+    """The files that a running hub does not write by itself."""
     folders = [hub.directory / "keys", hub.directory / "broker", hub.directory]
     names = [path for folder in folders for path in folder.iterdir() if path.is_file()]
     return {

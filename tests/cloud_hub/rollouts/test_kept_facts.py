@@ -1,4 +1,4 @@
-"""What the engine keeps of a rollout's devices equals what all rows say, whatever happened and whoever looked.
+"""The facts that the engine keeps of a rollout's devices equal those of all rows, whatever happened and whoever looked.
 
 Devices report, fail, measure, fall silent, are pinned, relabelled, moved, revoked, removed and come back; the channel's
 rules change, stages and attempts begin; two hubs look in turn. After each step `tests.support.rollout_facts` reads

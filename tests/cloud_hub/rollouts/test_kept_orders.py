@@ -1,4 +1,4 @@
-"""What was ordered and could not be published is kept, said so, and published later: once, and by itself."""
+"""An order that could not be published is kept, reported, and published later: once, and by itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shown(fleet: HubFixture) -> int:
 
 
 def looked_twice(fleet: HubFixture) -> None:
-    """What another hub's service does."""
+    """Look as another hub's service does."""
     service = CatchUp(fleet.hub)
     service.look()
     service.look()
@@ -101,7 +101,7 @@ def test_another_hub_shows_what_one_left_behind_that_ended_between_commit_and_st
     rollout, before = start(fleet), shown(fleet)
 
     class PowerLoss(BaseException):
-        """What no code catches."""
+        """An end that no code catches."""
 
     def end(*_: Any) -> None:
         raise PowerLoss

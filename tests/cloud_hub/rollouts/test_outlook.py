@@ -1,4 +1,4 @@
-"""What the hub says of a rollout before it starts, and what it refuses to start."""
+"""The hub's forecast of a rollout before it starts, and the rollouts that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What samples look like on the dashboard: pictures of images, and words for everything."""
+"""Samples on the dashboard: pictures of images, and words for everything."""
 
 from __future__ import annotations
 

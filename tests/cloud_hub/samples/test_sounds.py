@@ -1,4 +1,4 @@
-"""What can be played of a sample: WAV files of the inputs that the model's policy calls sound."""
+"""The sounds of a sample: WAV files of the inputs that the model's policy calls sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to label: uncertain, disagreeing and outlying first, spread over the inputs, near repeats out."""
+"""The samples to label: uncertain, disagreeing and outlying first, spread over the inputs, near repeats out."""
 
 from __future__ import annotations
 

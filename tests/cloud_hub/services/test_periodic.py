@@ -1,4 +1,4 @@
-"""What the looks of a periodic service took is where Prometheus reads it."""
+"""The time that looks of a periodic service took is where Prometheus reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devices measured of a release: from their reports to the operator's API, per hardware class."""
+"""Devices' measurements of a release: from their reports to the operator's API, per hardware class."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def shape(engine: Engine) -> Shape:
 
 
 def breaks(before: Shape, after: Shape) -> list[str]:
-    """What a hub that knows the tables `before` cannot read or write any more."""
+    """The tables and columns that a hub of the tables `before` cannot read or write any more."""
     said = [f"table {table} is gone" for table in before.keys() - after.keys()]
     for table in before.keys() & after.keys():
         old, new = before[table]["columns"], after[table]["columns"]

@@ -1,4 +1,6 @@
-"""What is kept of the database is bounded, and no change is missed; replicas are two engines on one database."""
+"""The copy that is kept of the database is bounded, and no change is missed; replicas are two engines on one
+database.
+"""
 
 from __future__ import annotations
 

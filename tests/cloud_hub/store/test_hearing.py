@@ -1,4 +1,4 @@
-"""When the hub heard its devices."""
+"""The times at which the hub heard its devices."""
 
 from __future__ import annotations
 

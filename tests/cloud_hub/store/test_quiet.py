@@ -1,4 +1,4 @@
-"""How long a device is quiet by habit."""
+"""The time that a device is quiet by habit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who audits after a retrain, and the end of a job that was taken over: the work itself is done by a stand-in."""
+"""The auditor after a retrain, and the end of a job that was taken over: the work itself is done by a stand-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's data is said with its rows before the first step."""
+"""A fault of a recipe's data is told with its rows before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a retrain may not lose, on old rows, on new ones, and in each class."""
+"""The accuracy that a retrain may not lose, on old rows, on new ones, and in each class."""
 
 from __future__ import annotations
 

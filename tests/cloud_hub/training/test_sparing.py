@@ -1,4 +1,4 @@
-"""Which weights may change, and that the others do not, to the bit."""
+"""The weights that may change; the others do not, to the bit."""
 
 from __future__ import annotations
 

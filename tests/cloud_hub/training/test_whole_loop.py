@@ -243,7 +243,7 @@ def module_of(path: Path) -> Any:
 
 
 def drift(hub: HubFixture) -> dict[str, Any]:
-    """What `fleet drift status` shows."""
+    """The answer of `fleet drift status`."""
     DriftEngine(hub.hub).look()
     (found,) = hub.client.get("/api/v1/drift", headers=hub.auth()).json()["items"]
     return found

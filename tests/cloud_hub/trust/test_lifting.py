@@ -204,7 +204,9 @@ def test_a_restore_by_the_command_rises_far_above_by_itself(lost: Lost) -> None:
 
 
 def forged(lost: Lost) -> Held:
-    """What somebody with valid credentials, and no key of the hub's, could make of everything that is public."""
+    """Metadata that somebody with valid credentials, and no key of the hub's, could make of everything that is
+    public.
+    """
     objects = lost.newer.objects
     files = {info.key: objects.get(info.key).data for info in objects.list("tuf")}
     forge = Forge(files, made_up("root", *ROLES))
@@ -262,7 +264,9 @@ def test_what_is_taken_over_is_what_the_hub_signed_and_nothing_around_it(lost: L
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], Held, Held, dict[str, int]]:
-    """What the older hub knows, what a device holds, what an enemy forged, and what was genuinely signed."""
+    """The metadata that the older hub knows, those of a device, those that an enemy forged, and those that were
+    signed.
+    """
     lost = Lost(tmp_path_factory.mktemp("scene"))
     known = metadata(lost.newer)
     ceremony.renew(lost.newer.publisher.transactions, lost.made.offline, PASSPHRASE)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is published is what the reference TUF client accepts; what must not be published is refused."""
+"""Published metadata are accepted by the reference TUF client; a release that must not be published is refused."""
 
 from __future__ import annotations
 

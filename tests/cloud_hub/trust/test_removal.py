@@ -1,4 +1,4 @@
-"""What nothing names can be deleted; what something names stays, and the refusal says what."""
+"""An object that nothing names can be deleted; one that something names stays, and the refusal says what names it."""
 
 from __future__ import annotations
 

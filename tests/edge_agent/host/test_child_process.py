@@ -1,4 +1,4 @@
-"""What a process of the agent asks of the system at its beginning, read back from the system."""
+"""The limits that a process of the agent asks of the system at its beginning, read back from the system."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 
 def in_fork(work: Callable[[], bool]) -> bool:
-    """What `work` finds in a process of its own, whose limits die with it."""
+    """The result of `work` in a process of its own, whose limits die with it."""
     pid = os.fork()
     if pid == 0:
         found = False

@@ -1,4 +1,4 @@
-"""Who runs, and who only looks."""
+"""The lock of an agent that runs, and a look at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps the serving process small."""
+"""The measures that keep the serving process small."""
 
 from __future__ import annotations
 

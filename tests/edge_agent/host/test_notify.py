@@ -1,4 +1,4 @@
-"""What the service manager hears, at a socket as systemd's: that the agent serves, lives, is stuck, and ends."""
+"""The messages to the service manager, at a socket as systemd's: the agent serves, lives, is stuck, and ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may write in an agent's directory."""
+"""The users who may write in an agent's directory."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def asked(tmp_path: Path) -> ServiceUnit:
 
 
 class Commands:
-    """What the system was told; `fails` is a word of the command that fails."""
+    """The commands that the system was given; `fails` is a word of the command that fails."""
 
     def __init__(self, fails: str = "") -> None:
         self.told: list[list[str]] = []
@@ -109,7 +109,7 @@ def test_the_agent_and_its_self_test_need_no_call_that_the_unit_refuses(tmp_path
 
 
 def landlock() -> bool:
-    """Whether this kernel has it."""
+    """Tell whether this kernel has it."""
     return (
         "landlock" in Path("/sys/kernel/security/lsm").read_text()
         if Path("/sys/kernel/security/lsm").exists()

@@ -1,4 +1,4 @@
-"""How the machine does is read from files; what they do not tell, or no machine can have, is left out."""
+"""The machine's vital signs are read from files; values that they lack, or that no machine can have, are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""When the agent connects anew: another certificate, key, authority, broker or channel, and nothing else."""
+"""The reasons for which the agent connects anew: another certificate, key, authority, broker or channel, and
+nothing else.
+"""
 
 from __future__ import annotations
 

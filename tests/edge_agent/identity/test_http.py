@@ -1,4 +1,4 @@
-"""How the agent reads the hub's answers."""
+"""The agent's reading of the hub's answers."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Cut(HubHttp):
 
 
 def reaches(device: Path) -> bool:
-    """Whether a process that starts now is let in, and its key fits its certificate."""
+    """Tell whether a process that starts now is let in, and its key fits its certificate."""
     let_in = HubHttp(device).request("GET", "/device/me").status == 200
     identity = device / "identity"
     pairs.settle(identity)

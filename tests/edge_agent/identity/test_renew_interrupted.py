@@ -36,7 +36,7 @@ def device(hub: HubFixture, tmp_path_factory: pytest.TempPathFactory):
 
 
 def log_in_and_renew(device: Path) -> None:
-    """What a look's child does."""
+    """Do as the child of a look does."""
     hub = HubHttp(device)
     hub.log_in()
     renew(hub, device / "identity")
@@ -73,7 +73,7 @@ def is_let_in(device: Path) -> bytes:
 
 
 def calls_of(device: Path, before) -> int:
-    """How many file calls an undisturbed renewal makes; none is missed."""
+    """Count the file calls of an undisturbed renewal; none is missed."""
     before(device)
     with Calls(device / "identity") as calls:
         log_in_and_renew(device)

@@ -77,7 +77,7 @@ def test_records_that_a_full_spool_gave_up_are_not_waited_for():
 @settings(max_examples=examples(200))
 @given(st.lists(st.sampled_from(["send", "lose", "receive", "receipt", "reconnect", "tick"]), max_size=80), st.data())
 def test_a_hub_that_takes_records_in_order_gets_all_of_them(events, data):
-    """Whatever is lost, once the network is good for a while everything arrives, in order."""
+    """Once the network is good for a while everything arrives in order, whatever was lost before."""
     top, hub, now = 60, 0, 0.0
     wire: list[int] = []
     sender = gobackn.connected(Sender(), now)

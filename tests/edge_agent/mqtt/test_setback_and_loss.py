@@ -1,4 +1,4 @@
-"""What a device writes and the hub's rule of acceptance, together: nothing unreceived is deleted or lost uncounted."""
+"""A device's records and the hub's rule of acceptance, together: nothing unreceived is deleted or lost uncounted."""
 
 from __future__ import annotations
 

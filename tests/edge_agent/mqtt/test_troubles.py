@@ -1,4 +1,4 @@
-"""Why a device is not online: said at the first failure, in its log and its status, with what to do."""
+"""The reason why a device is not online: told at the first failure, in its log and its status, with what to do."""
 
 from __future__ import annotations
 

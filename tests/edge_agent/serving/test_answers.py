@@ -1,4 +1,4 @@
-"""What is no answer: NaN and infinity from anybody, and a cloud that answers as another model would."""
+"""Outputs that are no answer: NaN and infinity from anybody, and a cloud that answers as another model would."""
 
 from __future__ import annotations
 

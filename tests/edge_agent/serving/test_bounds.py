@@ -1,4 +1,4 @@
-"""What a request costs is known before it is paid."""
+"""The cost of a request is known before it is paid."""
 
 from __future__ import annotations
 

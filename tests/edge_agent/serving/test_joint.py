@@ -63,7 +63,7 @@ class Mixing(Joining):
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it pays is not judged by this machine's mood."""
+    """Joining pays here by decree, so that the machine's mood does not judge it."""
     monkeypatch.setattr(joint, "pays", lambda model, request: model.run(request) and 3)
 
 

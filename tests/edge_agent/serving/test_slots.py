@@ -1,4 +1,4 @@
-"""What a slot says about the health of what it serves."""
+"""A slot's report on the health of the release that it serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the process says of one request, for every kind of answer, and what a window makes of that."""
+"""The process's record of one request, for every kind of answer, and its place in a window."""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ def test_numbers_go_on_after_a_restart_even_when_all_was_received(tmp_path):
 
 
 def held(spool: Spool) -> list[tuple[str, int, bytes]]:
-    """What the hub is sent in the end: series, number and body of each record, as the receipts let it go."""
+    """The records that the hub is sent in the end: series, number and body of each record, as the receipts let it
+    go.
+    """
     found = []
     while len(spool):
         oldest = spool.oldest

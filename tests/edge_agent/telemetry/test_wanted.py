@@ -73,7 +73,7 @@ def test_every_second_slot_prefers_what_is_worth_a_label() -> None:
     st.integers(0, 5),
 )
 def test_no_clock_breaks_the_budget(steps, samples, max_bytes, size) -> None:
-    """Whatever the clock does, no more samples and bytes are kept than were asked for."""
+    """No more samples and bytes are kept than were asked for, whatever the clock does."""
     draw = Draw(Want(model="m", samples=samples, max_bytes=max_bytes, until=DAY_S), random.Random(0).random)
     found = 0
     for at, valued in steps:

@@ -1,4 +1,4 @@
-"""Which variant a device takes: what it can run, its own preference, then the publisher's order."""
+"""A device's choice of a variant: what it can run, its own preference, then the publisher's order."""
 
 from __future__ import annotations
 

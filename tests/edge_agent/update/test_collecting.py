@@ -18,7 +18,7 @@ def device(committed: Device) -> Device:
 
 
 def models_on_disk(device: Device, seeds: range) -> int:
-    """How many of the model files that `publish` made for `seeds` are in the device's store."""
+    """Count the model files of `publish` for `seeds` in the device's store."""
     from hashlib import sha256
 
     from tests.support.models import onnx_bytes

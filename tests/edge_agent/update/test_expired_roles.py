@@ -39,7 +39,7 @@ def follow(world: World, release: int) -> None:
 
 
 def look(world: World, asked: LookRequest = ASKED, mine: DeviceMe = MINE) -> tuple[Looked, Offer | Refusal]:
-    """What the child says of the one model, and of the look."""
+    """Look, and return the child's words of the one model, and of the look."""
     with world.look() as trusted:
         seen = looked(trusted, mine, asked)
         assert seen.channel is not None

@@ -1,4 +1,6 @@
-"""What a device shows to a hub that serves older metadata: what the hub has signed, and nothing that is its own."""
+"""The metadata that a device shows to a hub that serves older ones: those that the hub has signed, and nothing that
+is its own.
+"""
 
 from __future__ import annotations
 

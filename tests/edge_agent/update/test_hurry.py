@@ -18,7 +18,7 @@ from tests.support.updaters import make_updater
 
 
 def waits(times: list[float]) -> list[float]:
-    """How long the look after each notice waits."""
+    """The time that the look after each notice waits."""
     now = [0.0]
     hurry, found = NoticeBackoff(lambda: now[0]), []
     for at in times:

@@ -246,7 +246,7 @@ def test_any_sequence_of_crashes_ends_in_a_stable_state_within_the_cap(events) -
 
 
 def after(state: ModelState, event: str, wish: UpdateTarget, policy: Probation) -> ModelState:
-    """What one event makes of a state; an agent that has nothing under way looks, and is offered `wish`."""
+    """The state after one event; an agent that has nothing under way looks, and is offered `wish`."""
     if event == "crash":
         return machine.resumed(decode_json(encode_json(state), ModelState, limit=1 << 20))
     if state.state in ("idle", "committed", "rolled_back"):
@@ -316,7 +316,7 @@ def on_probation(number: int, state: ModelState) -> ModelState:
 
 
 def judged(policy: Probation = POLICY, served_s: float = 1e9, previous: int | None = 1, **health: object) -> ModelState:
-    """How release 2 fares on probation."""
+    """The judgement of release 2 on probation."""
     before = ModelState(state="committed", active=held(previous)) if previous else ModelState()
     state = replace(on_probation(2, before), probation=policy)
     return probation.judged(state, ReleaseHealth(**{"requests": 0, "failures": 0, **health}), served_s) or state

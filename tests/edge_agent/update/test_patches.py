@@ -1,4 +1,6 @@
-"""What an update fetches: patches for every file that the hub has one for, and nothing that no device needs."""
+"""The files that an update fetches: patches for every file that the hub has one for, and nothing that no device
+needs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What confines a self-test: the filter of system calls by itself, and both parts in real processes."""
+"""The confinement of a self-test: the filter of system calls by itself, and both parts in real processes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ IN_FORCE = (*([f"landlock-abi-{ABI}"] if ABI else []), *(["seccomp"] if FILTERED
 
 
 def interpret(code: bytes, number: int, audit: int, arguments: tuple[int, ...] = ()) -> int:
-    """What the kernel would answer: classic BPF over `struct seccomp_data` (Linux, filter.rst)."""
+    """The answer of the kernel: classic BPF over `struct seccomp_data` (Linux, filter.rst)."""
     padded = (*arguments, *(0,) * (6 - len(arguments)))
     data = struct.pack("<iIQ6Q", number - (1 << 32 if number >= 1 << 31 else 0), audit, 0, *padded)
     lines = list(struct.iter_unpack("<HBBI", code))
@@ -311,7 +311,7 @@ CALLS = (
 
 
 def probed(tmp_path: Path, parts: str, where: str = "main") -> tuple[list[str], dict[str, int]]:
-    """What a child said that gave `parts` up and then tried everything."""
+    """The report of a child that gave `parts` up and then tried everything."""
     device, outside = tmp_path / "device", tmp_path / "outside"
     for name in ("blobs/mine", "blobs/other", "identity/device.key"):
         (device / name).parent.mkdir(parents=True, exist_ok=True)

@@ -185,7 +185,7 @@ class Disk:
         return self.size - sum(path.stat().st_size for path in folder.iterdir())
 
     async def fetch(self, step):
-        """What the child does: a bit of each blob at a time, so that both models are under way at once."""
+        """Fetch as the child does: a bit of each blob at a time, so that both models are under way at once."""
         store = self.updater.store
         manifest = store.manifest(step.held.manifest)
         for blob in manifest.blobs((manifest.variant(step.held.variant),)):

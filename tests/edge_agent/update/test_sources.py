@@ -24,7 +24,7 @@ PATH = f"/blobs/{BLOB.sha256}"
 
 
 class Site:
-    """What a web server on loopback says; `seen` are the headers of every request.
+    """The answers of a web server on loopback; `seen` are the headers of every request.
 
     Like nginx or S3 it has an entity tag of its own, and sends the whole file where `If-Range` names another one.
     """
@@ -39,7 +39,7 @@ class Site:
 
 
 class HubSite(Site):
-    """What a hub says: its entity tag is the blob's hash."""
+    """The answers of a hub: its entity tag is the blob's hash."""
 
     etag = f'"{BLOB.sha256}"'
 

@@ -1,4 +1,4 @@
-"""What ended the agent while it was being loaded: remembered over starts, and left alone after a few."""
+"""A model that ended the agent while it was being loaded: remembered over starts, and left alone after a few."""
 
 from __future__ import annotations
 

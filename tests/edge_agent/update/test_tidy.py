@@ -1,4 +1,4 @@
-"""What looks and kills leave behind does not grow."""
+"""The files that looks and kills leave behind do not grow."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_self_test_that_cannot_be_started_is_tried_at_the_next_look(device: De
 
 
 def test_a_look_that_only_waits_is_ended_and_what_serves_goes_on(device: Device) -> None:
-    """Whatever holds it up: the limits of single answers are tried elsewhere."""
+    """For any cause of the wait; the limits of single answers are tried elsewhere."""
 
     class Waiting(ProcessChildren):
         async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:

@@ -1,4 +1,4 @@
-"""What a device reports of a rollout's release reaches the rollout's guard: its report names rollout and attempt."""
+"""A device's reports on a rollout's release reach the rollout's guard: each names rollout and attempt."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_release_that_a_device_cannot_take_halts_the_rollout(
 
 
 def served(hub: HubFixture, device: Device, rollout: str, **counts: int) -> None:
-    """What the device's windows have told of the rollout's requests so far."""
+    """The requests of the rollout that the device's windows have told so far."""
     with hub.hub.session() as session:
         session.merge(PairEvidence(rollout=rollout, attempt=1, device_id=device.enrollment.device_id, **counts))
 

@@ -1,4 +1,4 @@
-"""How answers are printed: the same option everywhere, and CSV that a spreadsheet can be given."""
+"""Printed answers: the same option everywhere, and CSV that a spreadsheet can be given."""
 
 from __future__ import annotations
 

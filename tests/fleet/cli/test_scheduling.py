@@ -1,4 +1,4 @@
-"""What `fleet rollout create` takes of a schedule, and what `watch` says of it."""
+"""The schedules that `fleet rollout create` takes, and their words in `watch`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fleet rollout watch` shows on a terminal."""
+"""`fleet rollout watch` on a terminal."""
 
 from __future__ import annotations
 

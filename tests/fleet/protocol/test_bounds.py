@@ -33,7 +33,7 @@ DOCUMENT = st.recursive(
 
 
 def outcome(function: Any, document: object) -> tuple[str, bytes]:
-    """What it returns, as it is kept, or the words of its refusal."""
+    """The value that it returns, as it is kept, or the words of its refusal."""
     try:
         return "kept", msgspec.json.encode(function(document))
     except MalformedError as error:

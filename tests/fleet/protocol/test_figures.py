@@ -1,4 +1,4 @@
-"""What inputs are told by: the same on the device, in the compiler and on the hub, bounded, and honest about NaN."""
+"""The figures of inputs: the same on the device, in the compiler and on the hub, bounded, and honest about NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the other end sends, a decoder answers with a value or with the room's own error."""
+"""A decoder meets whatever the other end sends with a value or with the room's own error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no device needs leaves the manifest, and comes back for people."""
+"""Fields that no device needs leave the manifest, and come back for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a channel says of the cloud, and that an agent which cannot read all of it reads none of it."""
+"""A channel's words on the cloud; an agent that cannot read all of them reads none."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def words(*items: str) -> np.ndarray:
 
 
 def made(step: Any, tensor: Tensor, values: np.ndarray) -> np.ndarray:
-    """What a lone step makes; the tensor that it announces is the one that comes."""
+    """The tensor that a lone step makes; the tensor that it announces is the one that comes."""
     pipeline = Pipeline([step], [tensor])
     (ready,) = pipeline.ready
     found = pipeline.run({tensor.name: values})[ready.name]

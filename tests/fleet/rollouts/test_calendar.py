@@ -42,7 +42,7 @@ def windows(draw) -> tuple[str, list[tuple[set[int], int, int]]]:
 
 
 def on_the_wall(spans: list[tuple[set[int], int, int]], moment: float, zone: str) -> bool:
-    """Whether it is open by what a clock on the wall shows."""
+    """Tell whether it is open by what a clock on the wall shows."""
     local = datetime.fromtimestamp(moment, ZoneInfo(zone))
     minute, today, before = local.hour * 60 + local.minute, local.weekday(), (local.weekday() - 1) % 7
     for days, opens, closes in spans:
@@ -54,7 +54,7 @@ def on_the_wall(spans: list[tuple[set[int], int, int]], moment: float, zone: str
 
 
 def clock_changes(moment: float, zone: str) -> bool:
-    """Whether the zone's offset changes within two days around a moment."""
+    """Tell whether the zone's offset changes within two days around a moment."""
     middle = datetime.fromtimestamp(moment, UTC)
     around = (middle + timedelta(hours=hours) for hours in range(-48, 49))
     return len({time.astimezone(ZoneInfo(zone)).utcoffset() for time in around}) > 1

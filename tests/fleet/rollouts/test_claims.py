@@ -21,7 +21,7 @@ LIES = ("both", "only_old", "only_new", "truth")
 
 
 def world(rng: np.random.Generator, rates: dict[str, float], scenes: int = SCENES) -> dict[int, str]:
-    """What comes of each scene, by the share that each outcome has."""
+    """The outcome of each scene, by the share that each outcome has."""
     drawn, marks = rng.random(scenes), np.cumsum(list(rates.values()))
     names = [*rates, "both"]
     return {scene: names[int(at)] for scene, at in enumerate(np.searchsorted(marks, drawn, side="right"))}
@@ -61,7 +61,7 @@ def test_a_device_that_speaks_first_of_every_input_cannot_hide_harm(lie: str, ho
 @pytest.mark.parametrize("invented", [0, 1600])
 @pytest.mark.parametrize("lie", LIES)
 def test_beside_one_other_it_hides_nothing_and_halts_nothing(lie: str, invented: int) -> None:
-    """Who of the two is right is open: such inputs prove nothing, and both are named."""
+    """The right one of the two is unknown: such inputs prove nothing, and both are named."""
     truth = world(np.random.default_rng(3), HARMFUL)
     found = played(truth, 1, lie, 2, invented=invented).judged()
     agrees = lie == "only_old" or (lie == "truth" and not invented)  # wherever harm is

@@ -1,4 +1,4 @@
-"""What a device should run, and why: the release is the one that the device finds."""
+"""The release that a device should run, with the reason: the release is the one that the device finds."""
 
 from __future__ import annotations
 

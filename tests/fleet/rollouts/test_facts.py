@@ -1,4 +1,4 @@
-"""How devices stand by assignment."""
+"""The state of devices by assignment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rollout will take, and what it lacks."""
+"""The time and devices of a rollout, and what it lacks."""
 
 from __future__ import annotations
 

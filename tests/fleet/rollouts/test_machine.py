@@ -680,7 +680,7 @@ class Rollout(RuleBasedStateMachine):
         return asked is None or not asked.window or (self.now >= 1200 and self.now % 1200 < 600)
 
     def orders(self, share: int) -> None:
-        """What is ordered now is within window and rate; nothing before the start."""
+        """Orders of this moment are within window and rate; nothing before the start."""
         asked = self.plan.schedule
         if asked is None or not asked.paces:
             return
@@ -743,7 +743,7 @@ class Rollout(RuleBasedStateMachine):
         self.take(decision)
 
     def is_over(self) -> bool:
-        """Whether it has expired."""
+        """Tell whether it has expired."""
         asked = self.plan.schedule
         return asked is not None and asked.expires_at is not None and self.now >= asked.expires_at
 

@@ -110,7 +110,7 @@ def test_a_harmless_release_is_not_halted_though_devices_differ(cohort: int, con
 
 @pytest.mark.parametrize(("loss", "wrong"), [(0.0, "harmful"), (0.05, "healthy")])
 def test_no_verdict_by_luck_where_half_of_the_devices_are_always_wrong(loss: float, wrong: str) -> None:
-    """Which of them got the release is chance, and each shows it again and again."""
+    """Chance gave some of them the release, and each shows it again and again."""
     plays, found = sized(12, 300), []
     for seed in range(plays):
         random = np.random.default_rng(seed)

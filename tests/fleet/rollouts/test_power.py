@@ -1,4 +1,4 @@
-"""How many distinct inputs a verdict takes: computed, and kept by the guard's own judgement."""
+"""The number of distinct inputs for a verdict: computed, and kept by the guard's own judgement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a live rollout's verdict will take."""
+"""The time that a live rollout's verdict will take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a channel's rollouts take where nobody says otherwise."""
+"""The settings of a channel's rollouts where nobody says otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grpc's core says by itself does not go into the log."""
+"""Messages of grpc's core by itself do not go into the log."""
 
 from __future__ import annotations
 

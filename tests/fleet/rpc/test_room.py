@@ -1,4 +1,4 @@
-"""What messages may take that nobody has counted yet."""
+"""The room for messages that nobody has counted yet."""
 
 from __future__ import annotations
 

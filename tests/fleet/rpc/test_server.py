@@ -117,7 +117,7 @@ def status(port: int, call: str, data: bytes) -> str:
 
 
 def ended(connection: socket.socket) -> bool:
-    """Whether the server ends it; it may say something first. One that does not block: has ended it already."""
+    """Tell whether the server ends it; it may say something first. One that does not block: has ended it already."""
     try:
         while connection.recv(4096):
             pass
@@ -158,7 +158,7 @@ def test_connections_that_say_nothing_end_soon(monkeypatch: pytest.MonkeyPatch) 
 
 
 def silent(port: int, call: str, never: threading.Event) -> Any:
-    """What becomes of a call whose message does not come."""
+    """The end of a call whose message does not come."""
 
     def nothing() -> Iterator[bytes]:
         never.wait(60)

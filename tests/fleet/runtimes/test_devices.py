@@ -1,4 +1,4 @@
-"""Where a model runs: on the device that was asked for, or not at all."""
+"""The place where a model runs: on the device that was asked for, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run will take, as the device and as the hub guess it."""
+"""The time of a run, as device and hub guess it."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Client:
 
 
 class Listener:
-    """What serves, and what it shares."""
+    """The server, and what its connections share."""
 
     def __init__(self, where, route: Route, shared: Shared, server: uvicorn.Server) -> None:
         self._where, self.route, self.shared = where, route, shared

@@ -1,4 +1,4 @@
-"""Who connects and says nothing keeps nobody out, takes no file that others need, and fills no log."""
+"""A caller that connects and says nothing keeps nobody out, takes no file that others need, and fills no log."""
 
 from __future__ import annotations
 

@@ -76,7 +76,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def answers(pieces: list[bytes], *, budget: int = 1 << 20) -> tuple[bytes, bool, int]:
-    """What goes out where these pieces come in, one per turn; whether the connection ended; bytes that stay counted."""
+    """The bytes that go out where these pieces come in, one per turn; whether the connection ended; bytes that stay
+    counted.
+    """
     shared = Shared(Route(), ByteBudget(budget))
     config = uvicorn.Config(app, lifespan="off", log_config=None, server_header=False, date_header=False)
     protocol, wire = hot_protocol(shared)(config, ServerState(), {}), Wire()

@@ -1,4 +1,4 @@
-"""What is counted of a release."""
+"""The counts of a release."""
 
 from __future__ import annotations
 

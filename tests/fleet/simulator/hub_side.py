@@ -62,7 +62,7 @@ class HubSide:
         self.seen: list[Envelope] = []
 
     def take(self, sends: list[Send], now: float, *, lose_receipt: bool = False) -> None:
-        """What the device published arrives."""
+        """Take what the device has published."""
         fresh = False
         for send in sends:
             leaf = topics.parse_uplink(send.topic).leaf

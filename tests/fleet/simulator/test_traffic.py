@@ -1,4 +1,4 @@
-"""What simulated windows say is what their profile makes happen, and what the protocol takes."""
+"""Simulated windows say what their profile makes happen, and the protocol takes them."""
 
 from __future__ import annotations
 

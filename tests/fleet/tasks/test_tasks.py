@@ -1,4 +1,4 @@
-"""What every task promises, over answers, outputs and labels that nobody chose."""
+"""The promises of every task, over answers, outputs and labels that nobody chose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ranges are chosen: min-max keeps all that calibration showed, the others clip what is too dear."""
+"""The choice of ranges: min-max keeps all that calibration showed, the others clip what is too dear."""
 
 from __future__ import annotations
 

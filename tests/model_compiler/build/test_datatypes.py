@@ -1,4 +1,4 @@
-"""Which datatypes a compiled model's inputs have: those of the data, where the model takes them."""
+"""The datatypes of a compiled model's inputs: those of the data, where the model takes them."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompileReport:
 
 
 def answers(report: CompileReport, name: str, data: Dataset) -> np.ndarray:
-    """What a variant answers to what applications send, as device and hub load it."""
+    """A variant's answers to the inputs of applications, as device and hub load it."""
     variant = report.manifest.variant(name)
     file = (report.out / "blobs" / variant.blob.sha256).read_bytes()
     model = runtimes.load_release(runtimes.best(variant.runtime), file, report.manifest)

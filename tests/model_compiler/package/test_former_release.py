@@ -1,4 +1,6 @@
-"""What a release keeps of the one before: self-test inputs, and patches for every file that a device replaces."""
+"""The parts that a release keeps of the one before: self-test inputs, and patches for every file that a device
+replaces.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child that does not answer is said to have done."""
+"""The words on a child that does not answer."""
 
 from __future__ import annotations
 

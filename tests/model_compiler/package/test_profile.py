@@ -1,4 +1,4 @@
-"""What a release says of its training data, and what its features are called."""
+"""A release's profile of its training data, and the names of its features."""
 
 from __future__ import annotations
 

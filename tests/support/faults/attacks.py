@@ -187,7 +187,7 @@ def instead(data: bytes) -> Lie:
 
 
 def login(handler: BaseHTTPRequestHandler) -> None:
-    """What a hotel's network answers to everything."""
+    """The answer of a hotel's network to everything."""
     whole(handler, b"<html><title>Welcome, please log in</title></html>", kind="text/html")
 
 

@@ -44,7 +44,7 @@ class Calls:
         self._patch.undo()
 
     def differences(self) -> list[str]:
-        """Where the record differs from the folder: a call that changed it and was not seen."""
+        """The differences between record and folder: a call that changed it and was not seen."""
         return same(self._disk, self._folder)
 
     def lose_power(self, mode: str, seed: int) -> None:

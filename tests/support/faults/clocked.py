@@ -16,7 +16,7 @@ _file = Path(sys.argv[1])
 
 
 def shown() -> float:
-    """What the clock on the wall says."""
+    """The time on the wall."""
     said = _file.read_text()
     return (_right() if said[:1] in "+-" else 0.0) + float(said)
 

@@ -35,11 +35,11 @@ class Forge:
         self.expires = timestamp.expires
 
     def key(self, role: str) -> str:
-        """Where the newest metadata of `role` lies."""
+        """The key of the newest metadata of `role`."""
         return METADATA + repository.metadata_name(role, self.versions[role])
 
     def signed(self, role: str) -> Any:
-        """What `role` says now."""
+        """The metadata of `role` now."""
         return repository.read(self.files[self.key(role)]).signed
 
     def sign(self, role: str, signed: Any, *, version: int = 0, by: Sequence[CryptoSigner] | None = None) -> bytes:
@@ -77,7 +77,7 @@ class Forge:
     # ---- what the product keeps in it ------------------------------------------------------------
 
     def channel(self, name: str = "stable") -> Channel:
-        """What the channel says now."""
+        """The document of the channel now."""
         return decode_channel(self.data("channels", repository.channel_target(name)))
 
     def follow(self, channel: Channel) -> Forge:

@@ -1,4 +1,4 @@
-"""What must hold after any fault: the agent starts, serves old or new and never torn, and gets where it should."""
+"""The rules that hold after any fault: the agent starts, serves old or new and never torn, and gets where it should."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def recover(run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url:
 
 
 def wrong(probe: Probe, scenario: Scenario) -> list[str]:
-    """Why an answer is not exactly that of the old or the new release."""
+    """The reason why an answer is not exactly that of the old or the new release."""
     if probe.release == 0:
         return []
     if probe.release not in (scenario.old, scenario.new):
@@ -74,7 +74,7 @@ def wrong(probe: Probe, scenario: Scenario) -> list[str]:
 
 
 def _unsaid(before, seen, scenario: Scenario) -> list[str]:
-    """What the hub could not learn from the reports: an interruption's reason, or the final state."""
+    """The facts that the hub could not learn from the reports: an interruption's reason, or the final state."""
     faults = []
     reasons = {report.reason for report in seen.reports if report.reason}
     if before is not None and before.state in ("fetching", "verifying", "trying") and "interrupted" not in reasons:

@@ -87,7 +87,7 @@ def enter(address: str) -> int:
 
 
 class Weather(Struct, frozen=True, kw_only=True):
-    """What becomes of packets. `loss`, `twice` and `flip` (of one bit) are probabilities; each copy is under way for
+    """The fate of packets. `loss`, `twice` and `flip` (of one bit) are probabilities; each copy is under way for
     `delay_s` and up to `jitter_s` more, by which one overtakes another."""
 
     loss: float = 0.0
@@ -138,7 +138,7 @@ class Link:
         self._thread.start()
 
     def struck(self) -> bool:
-        """Whether everything that the weather brings came, one way or the other."""
+        """Tell whether everything that the weather brings came, one way or the other."""
         weather, both = self._weather, (self.down, self.up)
         shares = {"lost": weather.loss, "twice": weather.twice, "flipped": weather.flip, "late": weather.jitter_s}
         return all(sum(getattr(way, word) for way in both) for word, share in shares.items() if share)

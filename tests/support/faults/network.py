@@ -18,7 +18,7 @@ _BLOB = re.compile(rb"GET \S*/blobs/([0-9a-f]{64}) ")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What happens to each piece of at most 16 KiB of an answer.
+    """The fate of each piece of at most 16 KiB of an answer.
 
     `cut`, `stall`, `reset` and `flip` (of one bit) are probabilities for pieces of blobs; other answers are hit a
     quarter as often, and the first bit is turned for certain. `slow` bytes of each connection's blobs come at

@@ -1,4 +1,4 @@
-"""Where a fault can strike: every mutating system call of an update, counted as strace counts it.
+"""The points at which a fault can strike: every mutating system call of an update, counted as strace counts it.
 
 strace's `when=N` counts calls of one name in one thread, so a point is (role, name, N), and a census is
 taken of each role's process alone.

@@ -1,4 +1,4 @@
-"""What an update writes, read from strace's log as operations on files."""
+"""The writes of an update, read from strace's log as operations on files."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Disk:
             new.changes.append(("add", other, node, ""))
 
     def data(self, path: str) -> bytes:
-        """What a file holds as long as the power is there."""
+        """The content of a file as long as the power is there."""
         return bytes(self._find(path).data)
 
     def after_power_loss(self, rng: random.Random, to: Path, mode: str) -> None:
@@ -176,7 +176,7 @@ def _store(node: Node, to: Path, rng: random.Random, mode: str) -> None:
 
 
 def same(disk: Disk, device: Path) -> list[str]:
-    """Where the replayed disk differs from the real one: proof that the record is complete."""
+    """The differences between the replayed disk and the real one: proof that the record is complete."""
     return list(_differences(disk.root, device, ""))
 
 

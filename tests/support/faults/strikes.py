@@ -44,7 +44,7 @@ def strike(
 
 
 def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:
-    """What is wrong with the life in which the fault happened."""
+    """The faults of the life in which the fault happened."""
     if killed:
         return [] if ended.code == KILLED else [f"bricked: ended with {ended.code}, not killed: {ended.trace}"]
     if ended.seen is None:
@@ -56,7 +56,7 @@ def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:
 
 
 def said(seen: Seen, scenario: Scenario, reason: str) -> list[str]:
-    """What is wrong when a disk's error passed without its reason in a report or in the agent's problem.
+    """The complaint that a disk's error passed without its reason in a report or in the agent's problem.
 
     It may, in one case only: when it was overcome on the spot, so that no look failed and the first got where it
     should. That is also how it must be when the reports' own file is what failed and cannot take a report of it.

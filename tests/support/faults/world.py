@@ -39,7 +39,7 @@ def model_bytes(number: int, padding: int = 0) -> bytes:
 
 
 def expected(number: int) -> np.ndarray:
-    """What release `number` answers to the probe: (1, 3)."""
+    """The answer of release `number` to the probe: (1, 3)."""
     return answer(inputs(1)) + np.float32(number)
 
 

@@ -91,14 +91,14 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """What the agent answers: the release that says it answered, and its logits; release 0: nobody."""
+    """The agent's answer: the release that says it answered, and its logits; release 0: nobody."""
 
     release: int = 0
     logits: list[list[float]] = []
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What a life of an agent looked like from outside; `steps` are state and active release after each look."""
+    """A life of an agent from outside; `steps` are state and active release after each look."""
 
     to_serving_s: float
     at_start: Probe
@@ -125,7 +125,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """How the agent's process ended (`os.waitstatus_to_exitcode`), and what it saw when it got that far."""
+    """The end of the agent's process (`os.waitstatus_to_exitcode`), and what it saw when it got that far."""
 
     code: int
     seen: Seen | None = None
@@ -236,7 +236,7 @@ class Life:
             self._errors.append(_named(error))
 
     async def _look(self) -> None:
-        """What `Updater.run` does once."""
+        """Look once as `Updater.run` does."""
         try:
             while await self._agent.updater.look():
                 pass
@@ -295,7 +295,7 @@ def live(case: Case, tell: socket.socket) -> None:
 
 
 def _said(stream: socket.socket, pid: int, hangs_s: float) -> bytes:
-    """What the agent says at its end; one that hangs is killed, and has said so."""
+    """The agent's last words; one that hangs is killed, and has said so."""
     said = b""
     stream.settimeout(hangs_s)
     with stream:
