@@ -44,8 +44,13 @@ def _load(path: Path, name: str) -> dict[str, Array]:
             return {name: loaded}
         with loaded as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not a .npy array: {error}", subject=str(path), hint=hint) from error
+    except OSError as error:
+        said = f"{path} cannot be read: {error.strerror or error}"
+        raise UsageError(said, subject=str(path), hint="give a file: --input FILE.npy") from error
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:  # numpy's own words advise to trust the file
+        raise UsageError(
+            f"{path} is no array of numbers or text that numpy saved", subject=str(path), hint=hint
+        ) from error
     if name:
         raise UsageError(f"{path} holds several arrays, which name themselves", subject=name, hint=f"--input {path}")
     return arrays

@@ -35,8 +35,8 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
     if document.get("disk"):
         found = document["disk"]
         said.append(
-            f"  disk: {found['store_bytes']} bytes of releases, {found['free_bytes']} free,"
-            f" {found['reserve_bytes']} kept free"
+            f"  disk: {_size(found['store_bytes'])} of releases, {_size(found['free_bytes'])} free,"
+            f" {_size(found['reserve_bytes'])} kept free"
         )
     models = document.get("models") or {}
     return said + [f"model {name}: {_one_line(model)}" for name, model in models.items()]
@@ -81,3 +81,13 @@ def _one_line(model: dict[str, Any]) -> str:
 
 def _date(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in decimal units as disks are sold in: `15.7 kB`."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

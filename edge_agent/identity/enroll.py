@@ -261,16 +261,21 @@ def _call(pool: urllib3.PoolManager, method: str, url: str, body: bytes | None) 
         raise UnreachableError(f"{url} does not answer: {error}", subject=url, hint=hint) from error
     if answer.status == 200:
         return data
-    text = _error_text(data) or f"HTTP {answer.status}"
+    refusal = _refusal(data)
     kinds: dict[int, type[AgentError]] = {401: DeniedError, 403: DeniedError, 409: ConflictError}
-    raise kinds.get(answer.status, AgentError)(f"the hub refuses: {text}", subject=url)
+    raise kinds.get(answer.status, AgentError)(
+        f"the hub refuses: {refusal.get('error') or f'HTTP {answer.status}'}",
+        subject=url,
+        hint=str(refusal.get("hint") or ""),
+    )
 
 
-def _error_text(data: bytes) -> str:
+def _refusal(data: bytes) -> dict[str, object]:
+    """Return the hub's words of a refusal (`error`, `hint`); empty where another server answers."""
     try:
-        return str(msgspec.json.decode(data, type=dict[str, object]).get("error", ""))
+        return msgspec.json.decode(data, type=dict[str, object])
     except msgspec.DecodeError:
-        return ""
+        return {}
 
 
 def _decode(data: bytes, kind: type[T]) -> T:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Protocol
@@ -54,7 +56,9 @@ class HttpTransport:
             raise UsageError(f"not an address: {url!r}", subject=url, hint="for example https://hub.example:8080")
         if ca is not None and not ca.is_file():
             raise NotFoundError(f"no CA file {ca}", subject=str(ca), hint="give --ca the hub's keys/ca.pem")
-        self._url = url.rstrip("/")
+        if ca is not None:
+            _check_certificate(ca)
+        self._url, self._ca = url.rstrip("/"), ca
         self._pool = urllib3.PoolManager(
             ca_certs=None if ca is None else str(ca), cert_reqs="CERT_REQUIRED", retries=False, maxsize=4
         )
@@ -77,7 +81,7 @@ class HttpTransport:
             response.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(
-                f"{method} {self._url}{path}: {_reason(error)}", subject=self._url, hint=_hint(error)
+                f"{method} {self._url}{path}: {_reason(error)}", subject=self._url, hint=_hint(str(error), self._ca)
             ) from error
         return HttpResponse(
             status=response.status,
@@ -92,7 +96,31 @@ def _reason(error: urllib3.exceptions.HTTPError) -> str:
     return text.split(": ", 1)[1] if text.startswith("<") and ": " in text else text
 
 
-def _hint(error: urllib3.exceptions.HTTPError) -> str:
-    if "CERTIFICATE" in str(error).upper():
+def _check_certificate(ca: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=str(ca))
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(
+            f"{ca} holds no certificate ({error.strerror or error})",
+            subject=str(ca),
+            hint="give --ca the hub's keys/ca.pem",
+        ) from error
+
+
+def _hint(said: str, ca: Path | None) -> str:
+    """Return what to do about a connection that failed, by the words of urllib3 and OpenSSL."""
+    words = said.lower()
+    if "not yet valid" in words or "has expired" in words:
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return f"this machine's clock says {now} UTC: is it right? If it is, the hub's certificate has to be renewed"
+    if "match" in words:  # "mismatch" and "doesn't match", of a name or an address
+        return "use a name that the hub's certificate has: `hostnames` in its hub.toml"
+    if "certificate" in words and ca is None:
         return "the hub has its own CA: fleet login URL --token T --ca HUB_DIR/keys/ca.pem"
+    if "certificate" in words:
+        return f"another hub than that of {ca} answers there: check the address, or log in with its own keys/ca.pem"
+    if "failed to resolve" in words:
+        return "check the address: no such name is known to this machine"
+    if "wrong_version_number" in words or "record_layer_failure" in words:
+        return "that port does not speak TLS: check the port, or http:// instead of https://"
     return "is `cloud-hub serve DIR` running there?"

@@ -6,6 +6,7 @@ paths and symbolic links, but loads a file (or hard link) in the working folder 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import CPU, Arrays, Batches, Options, paired
 from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file
 
+_NO_REPORTS = "ORT_DISABLE_TELEMETRY"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DRIVER = "are the device's driver and CUDA's libraries there? onnxruntime's log says what is missing"
 _NO_LOCALE = re.compile(r"Failed to construct locale with name:([^:\s]+)")
@@ -40,6 +42,24 @@ _DATATYPES = {
 }
 
 
+def library() -> Any:
+    """Import `onnxruntime`, and keep it from reporting to its maker.
+
+    Its builds keep a database in the home of the user and send what they count to events.data.microsoft.com, unless
+    the environment says otherwise when they are imported. A device talks to its hub alone.
+
+    Raises:
+        RuntimeMissingError: it is not installed.
+    """
+    os.environ.update({_NO_REPORTS: "1"})
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeMissingError("onnxruntime cannot be imported", hint="pip install 'edgeloop[onnx]'") from error
+    onnxruntime.disable_telemetry_events()  # an application had imported it before
+    return onnxruntime
+
+
 class OnnxRuntime:
     """`onnxruntime` on the CPU, and where it has the provider (`onnxruntime-gpu`) on CUDA devices."""
 
@@ -47,12 +67,8 @@ class OnnxRuntime:
     kind = "onnx"
 
     def __init__(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RuntimeMissingError("onnxruntime cannot be imported", hint="pip install 'edgeloop[onnx]'") from error
-        self._ort: Any = onnxruntime
-        self.version = str(onnxruntime.__version__)
+        self._ort: Any = library()
+        self.version = str(self._ort.__version__)
 
     def open(self, data: bytes, options: Options = Options()) -> OnnxFile:  # noqa: B008 (frozen)
         """A session from memory.

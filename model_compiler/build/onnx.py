@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
+from fleet.runtimes.onnx import library
 from model_compiler.build.calibration import Method, QuantizationPlan, Ranges, Tensors, ranges
 from model_compiler.build.quiet import quiet
 from model_compiler.build.targets import Operator, reason
@@ -95,6 +96,7 @@ def quantize(
     Raises:
         TargetError: the quantizer refuses the model.
     """
+    library()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     if precision != "int8":
@@ -149,8 +151,8 @@ def operators(model: bytes) -> tuple[Operator, ...]:
 def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
     """The value of every float tensor that depends on the input, sample by sample."""
     import onnx
-    import onnxruntime
 
+    onnxruntime = library()
     known = onnx.shape_inference.infer_shapes(onnx.load_from_string(_named(model)))
     graph = known.graph
     outputs = {value.name for value in graph.output}
@@ -185,6 +187,7 @@ def _named(model: bytes) -> bytes:
 
 def _save_ranges(path: Path, found: Ranges) -> None:
     """As the quantizer reads them instead of calibrating by itself."""
+    library()
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.quantize import save_tensors_data
 

@@ -23,6 +23,7 @@ def files(tmp_path, monkeypatch):
     np.savez("all.npz", rooms=ROOMS, y=np.zeros(1), area=AREA, region=REGION)
     for name, array in {"area": AREA, "region": REGION, "rooms": ROOMS, "a=b": AREA}.items():
         np.save(f"{name}.npy", array)
+    (tmp_path / "words.npy").write_text("words")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,9 @@ def test_what_is_missing_is_named_with_what_to_write(files, given):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["none.npy"], "is not a .npy array"),
+        (["none.npy"], "none.npy cannot be read: No such file"),
+        (["."], "cannot be read: Is a directory"),
+        (["words.npy"], "words.npy is no array .* that numpy saved"),
         (["area.npy", "rooms.npy"], "without a name"),
         (["area=area.npy", "all.npz"], "'area' is given twice"),
         (["area=all.npz"], "name themselves"),

@@ -67,8 +67,22 @@ def test_people_are_told_which_source_it_is(device, capsys):
     directory, _ = device
     assert main(["status", "--dir", str(directory)]) == 0
     text = capsys.readouterr().out
-    for words in ("stopped; this is what its files say", "root: version 3, until 2030-03-17", "kept free", "cut, wait"):
+    for words in (
+        "stopped; this is what its files say",
+        "root: version 3, until 2030-03-17",
+        "16.8 MB kept free",
+        "cut, wait",
+    ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (15_735, "15.7 kB"), (78_106_845_184, "78.1 GB")]
+)
+def test_sizes_of_the_disk_are_for_people(tmp_path, size, text):
+    disk = {"store_bytes": size, "free_bytes": size, "reserve_bytes": size}
+    (said,) = [line for line in lines({"disk": disk}, tmp_path) if "disk:" in line]
+    assert said == f"  disk: {text} of releases, {text} free, {text} kept free"
 
 
 def test_a_running_agent_tells_the_same_fields(device, capsys):

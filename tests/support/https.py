@@ -52,11 +52,15 @@ class Receiver:
 
 
 @contextmanager
-def receiver(directory: Path, *names: str) -> Iterator[Receiver]:
-    """A server whose certificate is valid for `names` (by default 127.0.0.1), until the end of the block."""
+def receiver(directory: Path, *names: str, ahead_s: float = 0.0) -> Iterator[Receiver]:
+    """A server whose certificate is valid for `names` (by default 127.0.0.1), until the end of the block.
+
+    `ahead_s` is how many seconds its authority's clock is ahead of this machine's.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    authority = Authority(create_authority(time.time()))
-    pair = authority.server(names or ("127.0.0.1",), time.time())
+    now = time.time() + ahead_s
+    authority = Authority(create_authority(now))
+    pair = authority.server(names or ("127.0.0.1",), now)
     ca, chain = directory / "ca.pem", directory / "server.pem"
     ca.write_bytes(authority.ca_pem)
     chain.write_bytes(pair.key + pair.certificate)

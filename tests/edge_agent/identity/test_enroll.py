@@ -41,8 +41,9 @@ def test_enrolment_is_idempotent_for_the_same_key(hub: HubFixture, tmp_path: Pat
         first = join(url, token, directory)
         (directory / "identity" / "enrollment.json").unlink()  # killed before the last file was written
         assert join(url, token, directory) == first == load_enrollment(directory)
-        with pytest.raises(ConflictError):
+        with pytest.raises(ConflictError, match="used by another key") as caught:
             join(url, token, tmp_path / "other")
+        assert caught.value.hint == "make one token per device"  # the hub's own
     assert (directory / "identity" / "device.key").stat().st_mode & 0o777 == 0o600
 
 

@@ -4,11 +4,13 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fleet.client.transport import HttpTransport
 from fleet.errors import NotFoundError, UnreachableError, UsageError
+from tests.support.https import receiver
 
 
 class _Echo(http.server.BaseHTTPRequestHandler):
@@ -66,3 +68,30 @@ def test_a_wrong_address_and_a_missing_ca_are_told_at_once(tmp_path) -> None:
         HttpTransport("hub.example")
     with pytest.raises(NotFoundError):
         HttpTransport("https://hub.example", ca=tmp_path / "no.pem")
+    (tmp_path / "words.pem").write_text("words")
+    with pytest.raises(UsageError, match="holds no certificate"):
+        HttpTransport("https://hub.example", ca=tmp_path / "words.pem")
+
+
+def hint_of(url: str, ca: Path | None) -> str:
+    with pytest.raises(UnreachableError) as caught:
+        HttpTransport(url, ca=ca).send("GET", "/x", body=None, headers={}, timeout=5)
+    return caught.value.hint
+
+
+def test_a_hub_that_cannot_be_trusted_says_what_to_do_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    year_s = 366 * 86_400
+    with receiver(tmp_path / "a") as there, receiver(tmp_path / "b") as other:
+        assert "fleet login URL --token T --ca" in hint_of(there.url, None)
+        assert f"another hub than that of {other.ca} answers there" in hint_of(there.url, other.ca)
+    with receiver(tmp_path / "ahead", ahead_s=year_s) as ahead:
+        assert "this machine's clock says" in hint_of(ahead.url, ahead.ca)
+    found = socket.getaddrinfo("127.0.0.1", 80)
+    with receiver(tmp_path / "named", "hub.example") as named, monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda host, port, *_: [(*found[0][:4], ("127.0.0.1", port))])
+        assert "`hostnames`" in hint_of(named.url.replace("127.0.0.1", "another.example"), named.ca)
+
+
+def test_a_name_that_nobody_knows_and_a_port_without_tls_are_told_apart(address: str) -> None:
+    assert "check the address" in hint_of("http://hub.invalid", None)
+    assert "does not speak TLS" in hint_of(address.replace("http://", "https://"), None)
