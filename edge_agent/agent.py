@@ -47,7 +47,7 @@ from edge_agent.serving.remote import RemoteServers
 from edge_agent.serving.rpc import open_rpc
 from edge_agent.serving.server import address, listen, make_server, share
 from edge_agent.serving.slots import Slots
-from edge_agent.serving.tracing import make_engine, make_tracer
+from edge_agent.serving.tracing import carried_to_others, make_engine, make_tracer
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
 from edge_agent.telemetry.benchmarks import Measurer
@@ -136,7 +136,9 @@ class Agent:
         """Make the parts that answer requests, and the auditor beside them: each has calls of its own to the cloud."""
         carried = self.tracer.carried
         self.remotes = RemoteServers(
-            self.config.credentials, lambda up, down: self.budget.count(up=up, down=down), carried=carried
+            self.config.credentials,
+            lambda up, down: self.budget.count(up=up, down=down),
+            carried=carried_to_others(self.config, self.tracer),
         )
         self.cloud = HubCloud(self.links.hub, carried=carried)
         self.audits = HubCloud(self.links.hub, calls=WORKERS)

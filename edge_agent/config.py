@@ -27,6 +27,7 @@ class TracingConfig(Struct, frozen=True, kw_only=True):
 
     endpoint: str = ""  # such as http://127.0.0.1:4318/v1/traces; empty: none
     ratio: float = 0.1  # of requests whose caller sends no trace; others follow the caller's word
+    state_to_others: bool = False  # hand on `tracestate` to a server in the hub's place, too; `traceparent` always is
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True):
@@ -64,7 +65,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: each line of the log is a JSON document
-    tracing: TracingConfig = TracingConfig()  # [tracing]: where traces go (`endpoint`), and the share of them (`ratio`)
+    tracing: TracingConfig = (
+        TracingConfig()
+    )  # [tracing]: `endpoint`, `ratio`, `state_to_others`; none without an endpoint
     notify_socket: str = ""  # where a service manager listens; systemd sets NOTIFY_SOCKET (`Type=notify`)
 
     @property

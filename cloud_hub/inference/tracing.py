@@ -5,6 +5,8 @@ A hub without traces has the plain endpoint.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -86,7 +88,11 @@ def make_tracer(config: HubConfig) -> Tracer:
     """
     settings = config.tracing
     try:
-        facts = {"service.instance.id": config.addresses.http_advertise}
+        # Each process is an instance: hubs behind one address, and those of the role infer beside them.
+        facts = {
+            "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+            "edgeloop.hub": config.addresses.http_advertise,
+        }
         return open_tracer("cloud-hub", settings.endpoint, settings.ratio, facts)
     except ValueError as error:
         raise InvalidError(f"tracing: {error}", subject="tracing", hint="see [tracing] of hub.toml") from error

@@ -27,7 +27,7 @@ from edge_agent.serving.turns import Found, InTurn
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.serving import HotRequest, HotRoute, Promise, Reply
-from fleet.tracing import Span, Tracer, carried, open_tracer
+from fleet.tracing import Span, Tracer, carried, open_tracer, parent_only
 
 TOLD = ("served_by", "variant", "confidence", "degraded", "fallback_reason")  # parameters of an answer
 
@@ -160,6 +160,11 @@ def make_tracer(config: AgentConfig, device: str) -> Tracer:
         return open_tracer("edge-agent", settings.endpoint, settings.ratio, facts)
     except ValueError as error:
         raise UsageError(f"tracing: {error}", subject="tracing", hint="see [tracing] of agent.toml") from error
+
+
+def carried_to_others(config: AgentConfig, tracer: Tracer) -> Callable[[], dict[str, str]]:
+    """Headers that hand the trace on to servers which channels name, and whose owners are not ours."""
+    return tracer.carried if config.tracing.state_to_others else parent_only(tracer.carried)
 
 
 def make_engine(

@@ -5,6 +5,6 @@ otel     the adapter; it imports the extra [otel], and is imported where a setti
 """
 
 from fleet.tracing.loading import open_tracer
-from fleet.tracing.port import OFF, Span, Tracer, carried
+from fleet.tracing.port import OFF, Span, Tracer, carried, parent_only
 
-__all__ = ["OFF", "Span", "Tracer", "carried", "open_tracer"]
+__all__ = ["OFF", "Span", "Tracer", "carried", "open_tracer", "parent_only"]

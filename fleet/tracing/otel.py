@@ -5,9 +5,10 @@ The global provider is left alone: an application that loads models in its own p
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -25,8 +26,33 @@ from fleet.tracing.port import Kind, Span, Value
 EXPORT_S = 5.0  # for one batch; spans are dropped by and by where nobody takes them
 WAITING, AT_ONCE = 2048, 512  # spans
 LAST_S = 2.0  # for what is left at the end: who stops or starts anew must not wait for a collector that is away
+AGAIN_S = 600.0  # until the same trouble with the collector is logged again
+LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 PREFIX = "edgeloop."
 KINDS = {"server": trace.SpanKind.SERVER, "client": trace.SpanKind.CLIENT, "internal": trace.SpanKind.INTERNAL}
+
+
+class RarelyAgain(logging.Filter):
+    """Lets a message through once in `AGAIN_S` seconds, whatever it is filled with.
+
+    A collector that is away is said by every batch, several times, for as long as it lasts.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is logged."""
+        now, text = self._now(), str(record.msg)
+        if now - self._said.get(text, -AGAIN_S) < AGAIN_S:
+            return False
+        self._said[text] = now
+        return True
+
+
+RARELY = RarelyAgain()  # of this process: a logger takes the same one once
 
 
 class OtelSpan:
@@ -111,6 +137,8 @@ class OtelTracer:
 
 def exporting(service: str, endpoint: str, ratio: float, facts: Mapping[str, Any]) -> OtelTracer:
     """A tracer that sends by OTLP over HTTP."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(RARELY)
     sender = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_S)
     processor = BatchSpanProcessor(
         sender, max_queue_size=WAITING, max_export_batch_size=AT_ONCE, export_timeout_millis=EXPORT_S * 1000

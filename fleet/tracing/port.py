@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
@@ -14,6 +14,11 @@ CARRIED = (b"traceparent", b"tracestate")
 def carried(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """The headers of W3C's trace context among those of a request, as `Tracer.following` reads them."""
     return {name.decode(): headers[name].decode("latin-1") for name in CARRIED if name in headers}
+
+
+def parent_only(carried: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
+    """Headers for servers of others: the trace's number, without what vendors of callers keep in `tracestate`."""
+    return lambda: {name: value for name, value in carried().items() if name == "traceparent"}
 
 
 class Span(Protocol):

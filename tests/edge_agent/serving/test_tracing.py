@@ -21,7 +21,7 @@ from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
 from edge_agent.serving.remote import RemoteServers
 from edge_agent.serving.rpc import AgentInference
-from edge_agent.serving.tracing import make_tracer
+from edge_agent.serving.tracing import carried_to_others, make_tracer
 from fleet.protocol.channel import ModelEntry, Remote, Routing
 from fleet.rpc import messages
 from fleet.rpc.server import RpcServer
@@ -213,6 +213,12 @@ def test_settings(tmp_path: Path) -> None:
     assert make_tracer(AgentConfig(dir=tmp_path), "cam-1") is OFF
     with pytest.raises(UsageError, match="endpoint is no address"):
         make_tracer(AgentConfig(dir=tmp_path, tracing=TracingConfig(endpoint="collector")), "cam-1")
+    kept = Kept()
+    with (tracer := kept.tracer("agent")).following({"traceparent": PARENT, "tracestate": "other=1"}):
+        told = TracingConfig(state_to_others=True)
+        assert carried_to_others(AgentConfig(dir=tmp_path), tracer)() == {"traceparent": PARENT}
+        assert carried_to_others(AgentConfig(dir=tmp_path, tracing=told), tracer)() == tracer.carried()
+        assert tracer.carried() == {"traceparent": PARENT, "tracestate": "other=1"}
     (tmp_path / "agent.toml").write_text("[tracing]\nratio = 2\n")
     with pytest.raises(UsageError, match="ratio"):
         load(tmp_path, environ={})

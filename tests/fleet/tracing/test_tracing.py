@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -75,6 +77,31 @@ def test_what_is_not_sampled_or_no_trace_makes_no_span(kept: Kept, header: str) 
     with tracer.following({"traceparent": header}):
         tracer.begin("infer").end()
     assert kept.spans == {}
+
+
+def test_a_collector_that_is_away_is_said_once_in_ten_minutes(
+    kept: Kept, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    from fleet.tracing import otel
+
+    now, said = [0.0], []
+    monkeypatch.setattr(otel, "RARELY", rarely := otel.RarelyAgain(lambda: now[0]))
+    loggers = [logging.getLogger(name) for name in otel.LOGGERS]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "filters", [])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, never listening: refuses
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
+        otel.exporting("s", url, 1.0, {}).close()
+        assert all(rarely in logger.filters for logger in loggers)
+        away = OTLPSpanExporter(endpoint=url, timeout=0.01)
+        for now[0] in (1.0, 2.0, otel.AGAIN_S, otel.AGAIN_S + 2.0):
+            caplog.clear()
+            away.export([])
+            said.append(len(caplog.records))
+    assert said[0] == said[3] > 0 and said[1:3] == [0, 0]
 
 
 def test_settings_without_an_endpoint_or_with_a_wrong_one() -> None:
