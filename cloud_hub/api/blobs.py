@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from cloud_hub.api.access import Fetcher, HubDep, OperatorUser, Viewer
-from cloud_hub.api.bodies import read_body
+from cloud_hub.api.bodies import read_upload, uploaded
 from cloud_hub.api.openapi import BINARY, errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.api.tuf import IMMUTABLE
@@ -104,7 +104,7 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
 
 _STORED: dict[int | str, dict[str, Any]] = {
     200: {"model": StoredBlob, "description": "It was there before."},
-    **errors(404),
+    **errors(404, 504),
 }
 
 
@@ -114,7 +114,7 @@ async def upload(
 ) -> StoredBlob:
     """Store a blob: gathered beside, hashed while it comes in, and kept only when it is what it says."""
     with Upload(hub, sha256) as upload:
-        async for piece in request.stream():
+        async for piece in uploaded(request):
             await run_in_threadpool(upload.write, piece)
         stored = await run_in_threadpool(upload.keep, actor=caller.actor)
     response.status_code = 201 if stored.created else 200
@@ -140,7 +140,7 @@ def look(sha256: KeyPath, hub: HubDep, caller: Viewer) -> Response:
 @router.put(
     "/api/v1/blobs/{sha256}/from/{old}",
     status_code=201,
-    responses=errors(404),
+    responses=errors(404, 504),
     openapi_extra=takes(media_type=BINARY),
 )
 async def upload_delta(
@@ -148,5 +148,5 @@ async def upload_delta(
 ) -> StoredDelta:
     """Store a patch between two blobs; it may not be larger than what it makes, and says what it is for."""
     limit = await run_in_threadpool(size_of, hub, sha256)
-    patch = await read_body(request, limit, hint="a patch is no larger than the blob that it makes")
+    patch = await read_upload(request, limit, hint="a patch is no larger than the blob that it makes")
     return await run_in_threadpool(keep_delta, hub, sha256, old, patch, actor=caller.actor)

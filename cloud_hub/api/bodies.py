@@ -8,18 +8,21 @@ bounded its size before a byte comes here.
 
 # Annotations stay values here: FastAPI cannot resolve text in the methods of objects.
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.params import Depends
 from pydantic import ValidationError
 
-from cloud_hub.errors import InvalidError, TooLargeError
+from cloud_hub.errors import DeadlineError, InvalidError, TooLargeError
 from fleet.api.base import RequestModel as RequestModel
 from fleet.api.types import PATTERNS
 from fleet.protocol.bounds import whole_number
+from fleet.serving import LIMIT_S
 
+UPLOADS = "edgeloop.uploads"  # in a request's scope, while its body may take longer than others'
 T = TypeVar("T", bound=RequestModel)
 
 
@@ -70,13 +73,43 @@ def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[st
     return where, text.replace("Input should", "it should", 1) if text.startswith("Input should") else text, ""
 
 
+async def uploaded(request: Request) -> AsyncIterator[bytes]:
+    """The pieces of a body that may take minutes, as long as some of it comes every `LIMIT_S["body"]` seconds.
+
+    For routes that know their caller: the listener ends the connection of any other body that is not here by then.
+
+    Raises:
+        DeadlineError: nothing came for so long.
+    """
+    limit_s, stream = LIMIT_S["body"], request.stream()
+    request.scope[UPLOADS] = True
+    while True:
+        try:
+            async with asyncio.timeout(limit_s):
+                piece = await anext(stream, None)
+        except TimeoutError:
+            raise DeadlineError(f"nothing came of the body for {limit_s:g} s", subject="body") from None
+        if piece is None:
+            return
+        yield piece
+
+
+async def read_upload(request: Request, limit: int, *, hint: str = "") -> bytes:
+    """As `read_body`, in the time of `uploaded`."""
+    return await _gathered(request, uploaded(request), limit, hint)
+
+
 async def read_body(request: Request, limit: int, *, hint: str = "") -> bytes:
     """The request's body, refused above `limit` bytes before it is gathered whole; `hint` says why there is one."""
+    return await _gathered(request, request.stream(), limit, hint)
+
+
+async def _gathered(request: Request, pieces: AsyncIterator[bytes], limit: int, hint: str) -> bytes:
     declared = whole_number(request.headers.get("content-length", ""))
     if declared is not None and declared > limit:
         raise TooLargeError(f"the body has {declared} bytes, at most {limit} are allowed", subject="body", hint=hint)
     body = bytearray()
-    async for piece in request.stream():
+    async for piece in pieces:
         body += piece
         if len(body) > limit:
             raise TooLargeError(f"the body has more than {limit} bytes", subject="body", hint=hint)

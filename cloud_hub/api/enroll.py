@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.api.access import DeviceCaller, HubDep
-from cloud_hub.api.bodies import read_body
+from cloud_hub.api.bodies import read_body, read_upload
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.devices.held import HeldIntake
 from cloud_hub.devices.told import told
@@ -82,14 +82,14 @@ async def renew_certificate(request: Request, hub: HubDep) -> Response:
 
 @router.post(
     "/device/held",
-    responses=gives(HeldAnswer) | errors(403, 429, 503),
+    responses=gives(HeldAnswer) | errors(403, 429, 503, 504),
     openapi_extra=takes(Held, media_type="application/msgpack"),
 )
 async def held(request: Request, device_id: DeviceCaller) -> Response:
     """Signed bytes that a device keeps and that are newer than this hub's, as after a restore from a backup."""
     intake: HeldIntake = request.app.state.held
     intake.admit(device_id)
-    data = await read_body(request, HELD_LIMIT)
+    data = await read_upload(request, HELD_LIMIT)
     return _answer(HeldAnswer(lifted=await run_in_threadpool(intake.take, device_id, data)))
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from cloud_hub.api.bodies import in_words
@@ -46,6 +47,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -90,6 +92,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     response = error_response(path, code_of(error.status_code), str(error.detail), subject=path)
     response.headers.update(error.headers or {})  # of 405, which methods the path takes
     return response
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """Nobody reads the answer, and it is the hub's fault neither: the client left, or was too slow for the listener."""
+    log.debug("%s %s: the client left before its body was here", request.method, request.url.path)
+    return error_response(request.url.path, "deadline", "the body is not complete")
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

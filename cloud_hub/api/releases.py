@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.api.access import HubDep, OperatorUser, Viewer
-from cloud_hub.api.bodies import JsonBody, read_body
+from cloud_hub.api.bodies import JsonBody, read_upload
 from cloud_hub.api.openapi import errors, takes
 from cloud_hub.api.params import KeyPath, NumberPath
 from cloud_hub.cards.facts import gather
@@ -32,7 +32,7 @@ from fleet.protocol.manifest import MANIFEST_LIMIT, Manifest
 router = APIRouter(prefix="/api/v1/models/{model}/releases", tags=["releases"])
 
 
-@router.post("", status_code=201, responses=errors(404, 409), openapi_extra=takes(Manifest))
+@router.post("", status_code=201, responses=errors(404, 409, 504), openapi_extra=takes(Manifest))
 async def publish(
     model: KeyPath,
     request: Request,
@@ -46,7 +46,7 @@ async def publish(
     Inputs, outputs, classes and sketch encoder must be the model's. `end_monitoring` allows a release without
     a drift sketch where the model had one.
     """
-    manifest = await read_body(request, MANIFEST_LIMIT)
+    manifest = await read_upload(request, MANIFEST_LIMIT)
     row = await run_in_threadpool(
         hub.publisher.publish_release,
         model,

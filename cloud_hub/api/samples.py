@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.api.access import DeviceCaller, HubDep, OperatorUser, Viewer
-from cloud_hub.api.bodies import JsonBody, read_body
+from cloud_hub.api.bodies import JsonBody, read_upload
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.errors import NotFoundError
@@ -36,7 +36,7 @@ PARQUET = "application/vnd.apache.parquet"
 
 @router.post(
     "/device/samples",
-    responses=gives(SampleReceipt) | errors(409),
+    responses=gives(SampleReceipt) | errors(409, 504),
     openapi_extra=takes(SampleBatch, media_type="application/msgpack"),
 )
 async def upload(request: Request, hub: HubDep, device: DeviceCaller) -> Response:
@@ -45,7 +45,7 @@ async def upload(request: Request, hub: HubDep, device: DeviceCaller) -> Respons
     A sample that cannot be taken is set aside, and answered as taken.
     """
     limit = hub.config.limits.samples_body
-    committed = await run_in_threadpool(intake.take, hub, device, await read_body(request, limit), limit)
+    committed = await run_in_threadpool(intake.take, hub, device, await read_upload(request, limit), limit)
     return Response(msgspec.json.encode(SampleReceipt(committed=committed)), media_type="application/json")
 
 

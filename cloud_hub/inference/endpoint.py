@@ -21,10 +21,10 @@ from cloud_hub.inference.metrics import Answers
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of
 from fleet.protocol.deadlines import deadline_s
-from fleet.protocol.errors import ProtocolError, TooLargeError
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import LATER, STATUS
 from fleet.rpc import Refusal
-from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
+from fleet.runtimes.cost import INFLATED, check_answer, check_json, inflate, request_limit, request_too_large
 from fleet.serving import ByteBudget, HotRequest, Reply
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
@@ -78,18 +78,14 @@ class InferEndpoint:
         Returns:
             The most bytes of its body.
         """
-        limit = served.body_limit
-        most = limit if MARKER in request.headers else min(limit, JSON_LIMIT)
+        most = request_limit(served.body_limit, binary=MARKER in request.headers)
         request.context = RequestHead(served, most, longest_s or self._longest_s)
         return most
 
     def too_large(self, request: HotRequest, size: int) -> Reply:
         """413, which names the binary extension where that would help."""
         served: LoadedRelease = request.context.served
-        if MARKER in request.headers or size > served.body_limit:
-            why = f"the body has {size} bytes, at most {served.body_limit} are allowed for this model"
-            return self.refusal(TooLargeError(why, subject="body"))
-        return self.refusal(json_too_large(size))
+        return self.refusal(request_too_large(size, served.body_limit, binary=MARKER in request.headers))
 
     async def answer(self, request: HotRequest) -> Reply:
         """The answer, an error included. Its time is counted from the request's first byte."""
@@ -158,9 +154,9 @@ class InferEndpoint:
         body, most = request.body, served.body_limit
         coding = request.headers.get(b"content-encoding")
         try:
-            if coding is not None:
-                body = await self._inflated(body, coding.decode("latin-1"), most)
             marker = request.headers.get(MARKER)
+            if coding is not None:
+                body = await self._inflated(body, coding.decode("latin-1"), most, binary=marker is not None)
             length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
             check_json(body, length)
             return oip.decode_request(body, length, limit=most)
@@ -168,14 +164,14 @@ class InferEndpoint:
             served.statistics.failed(0.0)
             raise
 
-    async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
-        size = min(limit, INFLATED * len(body))
+    async def _inflated(self, body: bytes, coding: str, limit: int, *, binary: bool) -> bytes:
+        size = min(request_limit(limit, binary=binary), INFLATED * len(body))
         if not self._budget.fits(size):
             raise BusyError(self._budget.full(size), subject="body")
         self._budget.taken += size
         try:
             # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
-            return await asyncio.to_thread(oip.decompress, body, coding, limit=limit)
+            return await asyncio.to_thread(inflate, body, coding, limit, binary=binary)
         finally:
             self._budget.taken -= size
 

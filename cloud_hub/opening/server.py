@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from cloud_hub.api.bodies import UPLOADS
 from fleet.serving import BoundedServer, Shared, hot_protocol
 
 
@@ -23,7 +24,7 @@ class HubServer(BoundedServer):
         await super().shutdown(sockets)
 
     def swept(self) -> list[Any]:
-        """All but those that upload."""
+        """All but those whose upload is being read: `api.bodies.uploaded` bounds it."""
         return [one for one in super().swept() if not _uploads(one)]
 
 
@@ -37,6 +38,6 @@ def make_server(app: Any, shared: Shared, **settings: Any) -> HubServer:
 
 
 def _uploads(connection: Any) -> bool:
-    """Tell whether an ASGI application reads a body: a release may take minutes, and its reader bounds it."""
     cycle = connection.cycle
-    return cycle is not None and isinstance(cycle, RequestResponseCycle) and cycle.more_body
+    reads = isinstance(cycle, RequestResponseCycle) and cycle.more_body and not cycle.response_complete
+    return reads and bool(cycle.scope.get(UPLOADS))

@@ -21,7 +21,15 @@ from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
 from fleet.rpc import Refusal
-from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
+from fleet.runtimes.cost import (
+    INFLATED,
+    JSON_LIMIT,
+    check_answer,
+    check_json,
+    inflate,
+    request_limit,
+    request_too_large,
+)
 from fleet.serving import BROKEN, JSON, ByteBudget, HotRequest, Promise, Reply, error_reply
 
 log = logging.getLogger(__name__)
@@ -78,11 +86,7 @@ class InferRoute:
     def too_large(self, request: HotRequest, size: int) -> Reply:
         """413, which names the binary extension where that would help; it counts as a refusal of the model's."""
         model = request.context.model
-        limit = self._engine.body_limit(model)
-        if request.context.marker is not None or size > limit:
-            error = TooLargeError(f"the body has {size} bytes, at most {limit} are allowed for this model")
-        else:
-            error = json_too_large(size)
+        error = request_too_large(size, self._engine.body_limit(model), binary=request.context.marker is not None)
         self._engine.refuse(model, error)
         return error_answer(error)
 
@@ -108,7 +112,7 @@ class InferRoute:
         head: InferHead = request.context
         try:
             try:
-                body = await self._inflated(request.body, head.coding or "", self._engine.body_limit(head.model))
+                body = await self._inflated(request.body, head, self._engine.body_limit(head.model))
             except ProtocolError as error:
                 self._engine.refuse(head.model, error)
                 raise
@@ -127,14 +131,15 @@ class InferRoute:
             self._engine.refuse(head.model, error)
             raise
 
-    async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
-        size = min(limit, INFLATED * len(body))
+    async def _inflated(self, body: bytes, head: InferHead, limit: int) -> bytes:
+        binary = head.marker is not None
+        size = min(request_limit(limit, binary=binary), INFLATED * len(body))
         if not self._budget.fits(size):
             raise InferenceError(self._budget.full(size), retry_after_s=SOON_S, busy=True)
         self._budget.taken += size
         try:
             # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
-            return await asyncio.to_thread(oip.decompress, body, coding, limit=limit)
+            return await asyncio.to_thread(inflate, body, head.coding or "", limit, binary=binary)
         finally:
             self._budget.taken -= size
 

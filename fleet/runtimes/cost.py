@@ -58,9 +58,32 @@ def check_json(body: bytes, header_length: int | None) -> None:
             )
 
 
-def json_too_large(size: int) -> TooLargeError:
+def request_limit(limit: int, *, binary: bool) -> int:
+    """The most bytes of a request to a model whose `limit` this is; `binary` where tensors follow the JSON."""
+    return limit if binary else min(limit, JSON_LIMIT)
+
+
+def request_too_large(size: int, limit: int, *, binary: bool) -> TooLargeError:
+    """For a request of `size` bytes, read or announced; where it is all JSON, it says what would be smaller."""
+    if binary:
+        return TooLargeError(f"the body has {size} bytes, at most {limit} are allowed for this model", subject="body")
+    return json_too_large(size, request_limit(limit, binary=False))
+
+
+def json_too_large(size: int, limit: int = JSON_LIMIT) -> TooLargeError:
     """For `size` bytes of JSON, read or announced."""
-    return TooLargeError(f"the request has {size} bytes of JSON, at most {JSON_LIMIT} are read", hint=_HINT)
+    return TooLargeError(f"the request has {size} bytes of JSON, at most {limit} are read", hint=_HINT)
+
+
+def inflate(body: bytes, coding: str, limit: int, *, binary: bool) -> bytes:
+    """Undo a body's content coding; raises as `oip.decompress`, above `request_limit` as `request_too_large`."""
+    most = request_limit(limit, binary=binary)
+    try:
+        return oip.decompress(body, coding, limit=most)
+    except TooLargeError as error:
+        if binary:
+            raise
+        raise TooLargeError(f"the request inflates to more than {most} bytes of JSON", hint=_HINT) from error
 
 
 def check_answer(answer: oip.InferResponse, request: oip.InferRequest) -> None:

@@ -9,8 +9,8 @@ does not read its answer, stays for ever. Here a sweep each second ends those th
     work    the application's turn: no limit here, deadlines are its own
     answer  bytes of the answer are not taken; each one that is begins anew
 
-There is room for `most` connections. A new one takes the place of the one that has been `first` or `idle` for longest,
-so that a client that holds connections it does not use keeps nobody out; where all are at work it is 503.
+There is room for `most` connections. A new one takes the place of the one that has been `first`, or answered, for
+longest, so that a client that holds connections it does not use keeps nobody out; where all are at work it is 503.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Phases:
             return "first", None, 0
         if unsent:  # of a complete answer, too: it may wait in the transport
             return "answer", cycle, unsent
-        if cycle.more_body:  # also of a request that is answered already
-            return "body", cycle, 0
+        if cycle.more_body:  # also of a request that is answered already, whose rest has as much time again
+            return "body", cycle, int(cycle.response_complete)
         return ("idle" if cycle.response_complete else "work"), cycle, 0
 
 
@@ -125,7 +125,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> bool:
         others = [cast(BoundedProtocol, one) for one in self.connections if one is not self]
-        spare = [one for one in others if one.phases.phase(one.cycle, 0) in ("first", "idle")]
+        # Answered also where the rest of its body is still to come: whoever is refused cannot keep others out.
+        spare = [one for one in others if one.cycle is None or one.cycle.response_complete]
         if spare:
             min(spare, key=lambda one: one.phases.since).end()
         return bool(spare)

@@ -12,7 +12,14 @@ HEAD_LIMIT = 64 << 10  # bytes of request line and headers
 HEADERS = 256  # header lines
 FRAMING = 16  # times the body; what chunk sizes and trailers may take beside HEAD_LIMIT
 SINGLE = frozenset(  # headers that decide something, of which two would be two answers to one question
-    (b"host", b"origin", b"authorization", b"content-encoding", b"inference-header-content-length")
+    (
+        b"host",
+        b"origin",
+        b"authorization",
+        b"content-encoding",
+        b"transfer-encoding",  # "chunked" twice, and "gzip" before it, which a mapping of headers would not show
+        b"inference-header-content-length",
+    )
 )
 
 

@@ -118,6 +118,8 @@ def test_what_a_request_may_cost_is_known_before_it_is_paid(client: Client, cold
         assert client.ask(ROW)[0] == 200
     for body, headers, word in [
         (b" " * (JSON_LIMIT + 1), {}, "binary extension"),
+        (b" " * (3 << 20), {}, "binary extension"),
+        (gzip.compress(b" " * (3 << 20)), {"content_encoding": "gzip"}, "binary extension"),
         (b"x" * (4 << 20), {oip.HEADER: "10"}, "at most"),
     ]:
         status, _, text = client.ask(body, **headers)

@@ -88,7 +88,9 @@ def test_too_much_json_is_413_that_names_the_binary_extension(agent):
             (b" " * (JSON_LIMIT + 1), {}, "binary extension"),
             (zlib.compress(b" " * (JSON_LIMIT + 1)), {"Content-Encoding": "deflate"}, "binary extension"),
             (zlib.compress(b" " * (limit + 1)), {"Content-Encoding": "deflate"}, "inflates"),
-            (b"", {"Content-Length": str(limit + 1)}, "for this model"),
+            (zlib.compress(b" " * (limit + 1)), {"Content-Encoding": "deflate"}, "binary extension"),
+            (b"", {"Content-Length": str(limit + 1)}, "binary extension"),
+            (b"", {"Content-Length": str(limit + 1), oip.HEADER: "100"}, "for this model"),
         ):
             status, said = raw(address, "POST", PATH, body, **headers)
             assert (status, words in json.loads(said)["error"]) == (413, True), said

@@ -77,6 +77,20 @@ def test_a_client_that_holds_all_connections_keeps_nobody_out():
     run(scenario, connections=20)
 
 
+def test_a_client_that_is_refused_and_never_ends_its_bodies_keeps_nobody_out():
+    async def scenario(listener):
+        for _ in range(30):
+            held = await listener.client()
+            await held.send(post("/no", b"abc")[:-1])
+            assert (await held.answer())[0] == 403
+            client = await listener.client()
+            await client.send(post("/hot"))
+            assert (await client.answer())[0] == 200
+        assert len(listener.connections) <= 20
+
+    run(scenario, connections=20)
+
+
 def test_where_all_are_at_work_a_new_connection_is_503_and_the_others_go_on():
     async def scenario(listener):
         held = [await listener.client() for _ in range(3)]

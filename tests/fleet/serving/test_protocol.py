@@ -182,6 +182,11 @@ SMUGGLED = {
     "a_coding_before_chunks": H + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "a_coding_after_chunks": H + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "two_codings": H + b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+    **{
+        f"{first}_and_chunks_in_two_lines": H
+        + b"transfer-encoding: %b\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" % first.encode()
+        for first in ("gzip", "xchunked", "identity", "chunked")
+    },
     "chunks_in_1.0": H.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "a_space_after_a_name": H + b"content-length : 3\r\n\r\nabc",
     "a_nul": H + b"x: a\0b\r\ncontent-length: 3\r\n\r\nabc",
