@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,9 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent))
-from architectures import FAMILIES, Made
-
+from benchmarks.architectures import FAMILIES, Made
 from model_compiler.errors import CompilerError
 from model_compiler.inputs.dataset import Dataset, make_dataset
 from model_compiler.inputs.request import CompileRequest

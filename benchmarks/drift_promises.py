@@ -105,7 +105,7 @@ class Fleet:
 
     def learn(self, seen: Floats, *, over: bool = True) -> None:
         """Add windows (steps, replicates, devices, K) to the baselines and make them anew, without evidence."""
-        at = self.now - WINDOW_S * np.arange(len(seen))[::-1]
+        at = self.now - WINDOW_S * np.arange(len(seen), dtype=np.float64)[::-1]
         old = self.bank.far.reshape(self.replicates, -1) if self.bank is not None else None
         baselines = []
         for r, histories in enumerate(self.histories):
@@ -131,6 +131,10 @@ class Fleet:
         flat = rows.reshape(len(counts), -1)
         signed.step(self.bank, self.weights, flat, counts, np.full(len(counts), self.now))
         return self.bank.log_e.reshape(self.replicates, -1) >= self.limits
+
+    def alarms(self, seen: Floats) -> npt.NDArray[np.bool_]:
+        """Count one window of each device (replicates, devices, K); which replicates have a stream over its limit."""
+        return np.asarray(self.step(seen).any(axis=1), np.bool_)
 
     def close(self, over: npt.NDArray[np.bool_]) -> None:
         """Close the alarms of these replicates: all their evidence is nothing."""
@@ -158,7 +162,8 @@ def drawer(kind: str, data: Digits, replicates: int, devices: int, rng: np.rando
     def stays(step: int) -> Floats:
         number = (step + first) // stay
         who = (number * 7919 + np.arange(replicates * devices).reshape(shape) * 104729 + seed) * 2654435761 % 2**32
-        return subjects[(who >> 8) % len(subjects), rng.integers(0, 100, shape)]
+        drawn: Floats = subjects[(who >> 8) % len(subjects), rng.integers(0, 100, shape)]
+        return drawn
 
     return stays
 
@@ -186,7 +191,7 @@ def false_alarms(kind: str, data: Digits, replicates: int, days: int, seed: int,
         now = draw(step)
         if learnt < refits[-1]:
             kept.append(now)
-        over = fleet.step(now).any(axis=1)
+        over = fleet.alarms(now)
         alarms, early = alarms + int(over.sum()) * (step >= start), early + int(over.sum()) * (step < start)
         if over.any():
             fleet.close(over)

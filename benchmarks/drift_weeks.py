@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from drift_promises import DAY, ROWS, WINDOW_S, Digits, Draw, Fleet, digits, windows
 
+from benchmarks.drift_promises import DAY, ROWS, WINDOW_S, Digits, Draw, Fleet, digits, windows
 from cloud_hub.drift import signed
 from cloud_hub.drift.baseline import Baseline
 from cloud_hub.drift.signed import Bank
@@ -102,7 +102,7 @@ def false_alarms(data: Digits, replicates: int, days: int, seed: int, devices: i
     fleet.begin(draw)
     weeks = 0.0
     for step in range(DAY, days * DAY):
-        over = fleet.step(draw(step)).any(axis=1)
+        over = fleet.alarms(draw(step))
         alarms[step >= LEARNT] += int(over.sum())
         if over.any():
             fleet.close(over)
@@ -129,7 +129,7 @@ def delays(data: Digits, replicates: int, seed: int, devices: int = 3, most: int
     found = np.zeros(replicates, np.int64)
     for step in range(DAY, int(begin.max()) + most):
         moved = step >= begin
-        over = fleet.step(np.where(moved[:, None, None], gone(step), draw(step))).any(axis=1)
+        over = fleet.alarms(np.where(moved[:, None, None], gone(step), draw(step)))
         fresh = over & moved & (found == 0)
         found[fresh] = step - begin[fresh] + 1
         if over.any():

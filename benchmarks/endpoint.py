@@ -150,7 +150,8 @@ def serve_echo(listener: socket.socket, answer: bytes, certificates: dict[str, s
         log_level="warning",
         access_log=False,
         server_header=False,
-        **certificates,
+        ssl_certfile=certificates.get("ssl_certfile"),
+        ssl_keyfile=certificates.get("ssl_keyfile"),
     )
     uvicorn.Server(config).run([listener])
 
@@ -276,8 +277,8 @@ def main() -> None:
             port, child = stack.enter_context(mosec(folder, folder / "teacher.onnx"))
             url = f"http://127.0.0.1:{port}/infer"
             sides["mosec"] = Load(folder / "mosec.lua", url, child, x.tobytes(), {})
-        for side in sides.values():
-            side.wait()
+        for load in sides.values():
+            load.wait()
         found = measure(sides, options.seconds, options.rounds)
     ratios = {
         "requests_at_64_over_echo": found["hub"]["per_s"] / found["echo"]["per_s"],

@@ -35,7 +35,7 @@ from benchmarks.machine import machine
 from cloud_hub.app import create_app
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine
-from edge_agent.serving.remote import RemoteServers
+from edge_agent.serving.remote import RemoteServer, RemoteServers
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry, Remote, Routing
 from fleet.protocol.manifest import encode_manifest
@@ -100,6 +100,7 @@ async def healthy(device: Device) -> dict[str, Any]:
     found = await device.answers(REQUESTS)
     check(all(one["served_by"] == "cloud" and one["right"] for one in found), "not all by the server", found[:3])
     (server,) = device.remotes._servers.values()
+    assert isinstance(server, RemoteServer)
     return {
         "answers": len(found),
         "form": "binary" if server._binary else "json",
@@ -146,7 +147,8 @@ def environment(folder: Path, port: int, output: str) -> dict[str, str]:
 def prove(name: str, folder: Path) -> dict[str, Any]:
     """One server through all of it, on one port and in one event loop."""
     peer, port = PEERS[name], free_port()
-    url, result = f"http://127.0.0.1:{port}", {"version": version(name, peer)}
+    url = f"http://127.0.0.1:{port}"
+    result: dict[str, Any] = {"version": version(name, peer)}
 
     def server(output: str) -> Any:
         return running(name, environment(folder, port, output), peer, port)
@@ -182,11 +184,12 @@ async def until_ready(url: str) -> None:
 
 def clients(folder: Path) -> dict[str, Any]:
     """KServe's client at an agent and at a hub."""
-    peer, found = PEERS["kserve"], {}
+    peer = PEERS["kserve"]
+    found: dict[str, Any] = {}
     python = python_of("kserve", peer.packages, peer.runtime)
 
     def ask(address: str, token: str) -> Any:
-        command = [python, CODE / "kserve_client.py", f"http://{address}", token]
+        command: list[str | Path] = [python, CODE / "kserve_client.py", f"http://{address}", token]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         check(done.returncode == 0, "KServe's client", done.stderr[-2000:])
         said = json.loads(done.stdout.splitlines()[-1])
@@ -215,7 +218,7 @@ def clients(folder: Path) -> dict[str, Any]:
 def version(name: str, peer: Peer) -> str:
     """Of the package that is installed."""
     code = f"import importlib.metadata as m; print(m.version({name!r}))"
-    command = [python_of(name, peer.packages, peer.runtime), "-c", code]
+    command: list[str | Path] = [python_of(name, peer.packages, peer.runtime), "-c", code]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -133,7 +133,8 @@ def write_beside(hub: HubFixture, work: Callable[[], object]) -> tuple[float, fl
     thread = Thread(target=write)
     thread.start()
     time.sleep(0.5)
-    alone, _ = median(took), took.clear()
+    alone = median(took)
+    took.clear()
     work()
     stop.set()
     thread.join()
@@ -176,7 +177,7 @@ def slope(sizes: dict[str, Any], work: str) -> float | None:
     if len(known) < 2:
         return None
     (low, first), (high, last) = known[0], known[-1]
-    return round(1000 * (last - first) / (high - low), 3)
+    return float(round(1000 * (last - first) / (high - low), 3))
 
 
 @contextmanager

@@ -84,7 +84,16 @@ def python_of(name: str, packages: tuple[str, ...], runtime: tuple[str, ...] = R
     if done.exists() and done.read_text() == wanted:
         return python
     venv.create(folder, with_pip=True, clear=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, *runtime]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *packages,
+        *runtime,
+    ]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

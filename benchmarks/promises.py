@@ -30,16 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import concept
-import drift_promises
-import drift_weeks
 import numpy as np
 import numpy.typing as npt
-import silence
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from benchmarks import concept, drift_promises, drift_weeks, silence
 from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
 from fleet.protocol.manifest import Deferral

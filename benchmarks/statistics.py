@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 if __name__ == "__main__":
-    from promises import main
+    from benchmarks.promises import main
 
     main()
 else:

@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "swaps.json")
     options = parser.parse_args()
-    start, document = time.monotonic(), {"cores": os.cpu_count(), "machine": platform.machine()}
+    start = time.monotonic()
+    document: dict[str, Any] = {"cores": os.cpu_count(), "machine": platform.machine()}
     with tempfile.TemporaryDirectory() as folder:
         if options.swaps:
             document["stream"] = swap(Path(folder) / "stream", options.swaps, options.rate)
