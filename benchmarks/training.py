@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from cloud_hub.training.examples import Examples
-from cloud_hub.training.fitting import FitSettings, fit
+from cloud_hub.training.fitting import FitSettings, fit_network
 from cloud_hub.training.parallel import device
 
 OUT = Path(__file__).parent / "results" / "training.json"
@@ -60,7 +60,7 @@ def data_of(shape: tuple[int, ...], rows: int) -> Examples:
 def kit(network: nn.Module, data: Examples, batch: int) -> Loop:
     """One epoch of the kit's loop; its checks of weights and checkpoints included, without files."""
     settings = FitSettings(1, batch, 1e-3, 0.0, 1, precision="fp32", compiled=False)
-    return lambda: void(fit(network, data, settings))
+    return lambda: void(fit_network(network, data, settings))
 
 
 def plain(network: nn.Module, data: Examples, batch: int, workers: int = 0) -> Loop:

@@ -154,7 +154,7 @@ class Journal:
         return {entry.act for entry in self.read(Position(0, FIRST)).entries}
 
 
-def note(session: Session, act: Act) -> None:
+def write_act(session: Session, act: Act) -> None:
     """Write `act` into the journal before the session's transaction commits; nothing is written when it does not."""
     acts: list[Act] = session.info.setdefault(_ACTS, [])
     if not acts:

@@ -14,7 +14,7 @@ from cloud_hub.backup.cli import add_commands
 from cloud_hub.errors import HubError, InvalidError
 from fleet.console.exits import SHORT, Exit, of_os_error
 from fleet.console.logs import Format, set_up
-from fleet.console.typed import run, with_version
+from fleet.console.typed import run_app, with_version
 
 app = typer.Typer(help=f"The hub of an Edgeloop fleet.\n\n{SHORT}", no_args_is_help=True)
 keys_app = typer.Typer(help="Key ceremonies; they need the offline keys.", no_args_is_help=True)
@@ -256,7 +256,7 @@ def main() -> None:
     write_any_letter()
     try:
         try:
-            run(app, services=("serve", "worker"))
+            run_app(app, services=("serve", "worker"))
         finally:
             flush()
     except (HubError, ProtocolError) as error:

@@ -45,7 +45,7 @@ from edge_agent.serving.outcomes import Afterwards
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.remote import RemoteServers
 from edge_agent.serving.rpc import open_rpc
-from edge_agent.serving.server import address, listen, make_server, share
+from edge_agent.serving.server import address, bind_local_api, make_server, make_shared
 from edge_agent.serving.slots import Slots
 from edge_agent.serving.tracing import carried_to_others, make_engine, make_tracer
 from edge_agent.shadow.process import ChildProcesses
@@ -204,8 +204,8 @@ class Agent:
         memory.bound()
         describe_all()  # before there are threads
         manager = ServiceManager(self.config.notify_socket)
-        shared = share(self.engine, self.tracer)
-        server, listeners = make_server(self.app, shared), listen(self.config)
+        shared = make_shared(self.engine, self.tracer)
+        server, listeners = make_server(self.app, shared), bind_local_api(self.config)
         self.addresses = [address(listener) for listener in listeners]
         rpc = open_rpc(self.config, self.engine, self.app.about, shared.budget, self.tracer)
         self.addresses += [where for where, _ in rpc]

@@ -72,7 +72,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
-    from edge_agent.config import load
+    from edge_agent.config import load_config
     from edge_agent.host.owner import check_owner
     from fleet.serving.seldom import Seldom
 
@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
         "grpc_port": arguments.grpc_port,
         "log_format": arguments.log_format,
     }
-    config = load(arguments.dir, overrides=given)
+    config = load_config(arguments.dir, overrides=given)
     set_up(config.log_level, config.log_format, program="edge-agent", directory=str(config.dir))
     logging.getLogger().setLevel(config.log_level)
     for handler in logging.getLogger().handlers:
@@ -94,13 +94,13 @@ def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
 def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> int:
     import msgspec
 
-    from edge_agent.config import load
+    from edge_agent.config import load_config
     from edge_agent.host.owner import check_owner
     from edge_agent.update.download.folder import check_bundle
 
     check_owner(arguments.dir, "install FOLDER")
     check_bundle(arguments.folder)  # the same mistake has the same exit code, whether an agent runs or not
-    outcome = install_bundle(load(arguments.dir), arguments.folder)
+    outcome = install_bundle(load_config(arguments.dir), arguments.folder)
     if arguments.json:
         print(msgspec.json.encode(outcome).decode())
         return 0 if outcome.done else 1

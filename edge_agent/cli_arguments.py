@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fleet.console import version
+from fleet.console import installed_version
 from fleet.console.arguments import Parser
 from fleet.console.exits import SHORT
 
@@ -15,7 +15,7 @@ class _Version(argparse.Action):
     """Says the version, which is looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"edge-agent {version()}")
+        print(f"edge-agent {installed_version()}")
         parser.exit()
 
 

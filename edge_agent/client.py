@@ -163,9 +163,9 @@ def status(directory: Path) -> dict[str, Any]:
                 f"{directory} holds no agent", subject=str(directory), hint="edge-agent enroll URL --token T --dir DIR"
             ) from error
         from edge_agent import status
-        from edge_agent.config import load
+        from edge_agent.config import load_config
 
-        document = status.of_files(load(directory), status.state_of(directory), running=is_running(directory))
+        document = status.of_files(load_config(directory), status.state_of(directory), running=is_running(directory))
         return {key: msgspec.to_builtins(value) for key, value in document.items()}
 
 

@@ -86,7 +86,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         return self.dir / "blobs"
 
 
-def load(
+def load_config(
     directory: Path, *, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> AgentConfig:
     """Read the configuration of the agent in `directory`.

@@ -43,10 +43,10 @@ def run_agent(config: AgentConfig, redact: str) -> int:
 def install_bundle(config: AgentConfig, folder: Path) -> InstallResult:
     """Install from a bundle: in this process, or by the agent that runs already. ConflictError: one just started."""
     from edge_agent.agent import Agent
-    from edge_agent.update.install import ask
+    from edge_agent.update.install import ask_agent_to_install
 
     if is_running(config.dir):
-        return ask(config.dir, folder)
+        return ask_agent_to_install(config.dir, folder)
     with agent_lock(config.dir):
         return asyncio.run(Agent(config).install(folder))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fleet.console.starting import start
+from fleet.console.starting import start_command
 
 
 def main() -> None:
     """Start it, or say which extra is missing."""
-    start("model-compiler", "model_compiler.main", "compiler")
+    start_command("model-compiler", "model_compiler.main", "compiler")
 
 
 if __name__ == "__main__":

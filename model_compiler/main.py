@@ -11,7 +11,7 @@ import typer
 
 from fleet.console import flush, write_any_letter
 from fleet.console.exits import SHORT, Exit, of_os_error
-from fleet.console.typed import run, with_version
+from fleet.console.typed import run_app, with_version
 from fleet.protocol.errors import ProtocolError
 from model_compiler import options as o
 from model_compiler.errors import CompilerError
@@ -337,7 +337,7 @@ def main() -> None:
     write_any_letter()
     try:
         try:
-            run(app)
+            run_app(app)
         finally:
             flush()
     except OSError as error:  # standard output refuses

@@ -38,7 +38,7 @@ class BodyReader(Generic[T]):
             return self.kind.model_validate_json(await request.body() or b"{}")
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            where, what, hint = in_words(first, tuple(self.kind.model_fields))
+            where, what, hint = invalid_field(first, tuple(self.kind.model_fields))
             text = f"request body: {where}: {what}" if where else f"request body: {what}"
             raise InvalidError(text, subject=where or "body", hint=hint) from error
 
@@ -48,7 +48,7 @@ def JsonBody(kind: type[RequestModel]) -> Depends:
     return Depends(BodyReader(kind))
 
 
-def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[str, str, str]:
+def invalid_field(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[str, str, str]:
     """Return the field, the fault and the remedy that one of pydantic's errors tells.
 
     Args:

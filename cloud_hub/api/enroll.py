@@ -14,7 +14,7 @@ from cloud_hub.devices.told import told
 from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.first_contact import trust_bundle
-from cloud_hub.identity.renewal import buy_token, renew
+from cloud_hub.identity.renewal import buy_token, reissue_certificate
 from fleet.protocol.codec import decode_json
 from fleet.protocol.messages import (
     HELD_LIMIT,
@@ -77,7 +77,7 @@ async def token(request: Request, hub: HubDep) -> Response:
 async def renew_certificate(request: Request, hub: HubDep) -> Response:
     """A new certificate for a device that proves its enrolled key; see `identity.renewal`."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), RenewRequest, limit=HTTP_LIMIT)
-    return _answer(await run_in_threadpool(renew, hub, wanted))
+    return _answer(await run_in_threadpool(reissue_certificate, hub, wanted))
 
 
 @router.post(

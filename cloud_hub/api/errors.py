@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from cloud_hub.api.bodies import in_words
+from cloud_hub.api.bodies import invalid_field
 from cloud_hub.errors import HubError, error_code
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import LATER, STATUS, Code, code_of
@@ -82,7 +82,7 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    where, what, hint = in_words(error.errors()[0])
+    where, what, hint = invalid_field(error.errors()[0])
     return error_response(request.url.path, "invalid", f"{where}: {what}", subject=where, hint=hint)
 
 

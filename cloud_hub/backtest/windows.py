@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from cloud_hub.backtest.columns import AnyRow, HistoricRow
-from fleet.protocol.drift_encoder import Encoder, rows_of
-from fleet.protocol.figures import MOST_FIGURES, Told, plan, summarize
+from fleet.protocol.drift_encoder import Encoder, encodable_rows
+from fleet.protocol.figures import MOST_FIGURES, Told, planned_figures, summarize_input
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.sketch import Sketcher, outlying
 from fleet.protocol.telemetry import DRAWN_ROWS, SketchData
@@ -75,7 +75,7 @@ class WindowMaker:
     def __init__(
         self, manifest: Manifest, encoder: Encoder | None, *, window_s: float, most: int, seed: int = 0
     ) -> None:
-        self._told = plan(manifest.inputs)
+        self._told = planned_figures(manifest.inputs)
         self._encoder = encoder
         self._sketcher = Sketcher(encoder) if encoder is not None else None
         self._classes = len(manifest.labels)
@@ -129,14 +129,14 @@ class WindowMaker:
         refused: Counter[str] = Counter()
         for place, count in one.refused.get(told.tensor, Counter()).items():
             refused[str(place) if told.kind == "values" and place >= 0 else ""] += count
-        return summarize(told, [row[told.tensor] for row in one.drawn], refused)
+        return summarize_input(told, [row[told.tensor] for row in one.drawn], refused)
 
     def _sketch(self, one: _Open) -> tuple[SketchData | None, int]:
         """The sketch of the drawn rows, and how many of them are outlying; None and -1 without an encoder."""
         if self._encoder is None or self._sketcher is None:
             return None, -1
         tensor, encoder = self._encoder.tensor, self._encoder
-        rows = rows_of(encoder, (row[tensor] if tensor else next(iter(row.values())) for row in one.drawn))
+        rows = encodable_rows(encoder, (row[tensor] if tensor else next(iter(row.values())) for row in one.drawn))
         if not len(rows):
             return None, -1
         self._sketcher.reset()

@@ -23,7 +23,7 @@ from sqlmodel import Session, SQLModel, select
 
 from cloud_hub.errors import ConflictError, InvalidError
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.locks import Lock, hold
+from cloud_hub.store.locks import Lock, hold_lock
 from cloud_hub.store.migrate import behind, upgrade
 from cloud_hub.store.tables import Metadata
 from cloud_hub.store.types import Json
@@ -94,7 +94,7 @@ def copy_in(file: Path, url: str) -> None:
         upgrade(target)
         reading = source.execution_options(edgeloop_read=True)
         with target.begin() as copy, reading.connect() as kept:
-            hold(copy, Lock.MIGRATING)
+            hold_lock(copy, Lock.MIGRATING)
             _refuse_living(copy)
             _copy_rows(kept, copy)
             _number_on(copy)

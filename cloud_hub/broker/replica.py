@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY
-from cloud_hub.services.leases import hold
+from cloud_hub.services.leases import hold_lease
 from cloud_hub.trust.keys import write_private
 
 log = logging.getLogger(__name__)
@@ -89,4 +89,4 @@ class Name:
 
     def _hold(self, name: str, seconds: float) -> bool:
         with self._hub.session() as session:
-            return hold(session, f"broker-name:{name}", self._owner, self._hub.clock(), seconds)
+            return hold_lease(session, f"broker-name:{name}", self._owner, self._hub.clock(), seconds)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from cloud_hub.cards.facts import CardFacts, PublisherWords
 from fleet.protocol.manifest import Gate, Manifest, Tensor, Variant
-from fleet.protocol.task import in_words
+from fleet.protocol.task import task_in_words
 
 CLASSES, CHARACTERS = 200, 10_000  # that are shown of a list, and of a text
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
@@ -64,7 +64,7 @@ def _head(facts: CardFacts, at: float) -> Iterator[str]:
     yield f"- Published: {published}, by {plain(release.created_by) or 'unknown'}"
     yield f"- Note: {plain(release.note) or 'none'}"
     task = facts.manifest.named_task
-    yield f"- Task: {plain(in_words(task)) if task is not None else 'unknown: the release names none'}"
+    yield f"- Task: {plain(task_in_words(task)) if task is not None else 'unknown: the release names none'}"
     yield f"- This card was written on {_date(at)} from what the hub knew then."
 
 

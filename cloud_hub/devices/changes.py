@@ -9,9 +9,9 @@ from sqlmodel import Session, select
 
 from cloud_hub.acts import DeviceRevoked
 from cloud_hub.context import Hub
-from cloud_hub.devices.status import describe, find_device
+from cloud_hub.devices.status import describe_devices, find_device
 from cloud_hub.errors import InvalidError, NotFoundError
-from cloud_hub.journal import note
+from cloud_hub.journal import write_act
 from cloud_hub.store.tables import CertificateRow, ChannelRow, Device, Token
 from cloud_hub.trust.rows import refuse_stranger, status_in_words
 from fleet.api.devices import DeviceChanges, DeviceInfo
@@ -46,7 +46,7 @@ def change_device(hub: Hub, device_id: str, wanted: DeviceChanges, *, actor: str
             row.channel = detail["channel"] = wanted.channel
         session.add(row)
         hub.audit(session, actor, "device.change", device_id, detail)
-        return describe(hub, session, [row])[0]
+        return describe_devices(hub, session, [row])[0]
 
 
 def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
@@ -58,7 +58,7 @@ def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
     with hub.session() as session:
         row = find_device(session, device_id, lock=True)
         end_access(hub, session, row, actor)
-        return describe(hub, session, [row])[0]
+        return describe_devices(hub, session, [row])[0]
 
 
 def end_access(hub: Hub, session: Session, row: Device, actor: str) -> None:
@@ -66,7 +66,7 @@ def end_access(hub: Hub, session: Session, row: Device, actor: str) -> None:
     if row.revoked_at is None:
         row.revoked_at, row.online = hub.clock(), False
         session.add(row)
-        note(session, _revoked(session, row))
+        write_act(session, _revoked(session, row))
         hub.audit(session, actor, "device.revoke", row.id)
 
 

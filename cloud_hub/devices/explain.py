@@ -6,7 +6,7 @@ from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
 from cloud_hub.devices.status import find_device
-from cloud_hub.identity.groups import group_id, groups_of
+from cloud_hub.identity.groups import group_id, group_ids
 from cloud_hub.rollouts import capabilities
 from cloud_hub.store.tables import ChannelRow, Device, DeviceModel
 from fleet.api.channels import ChannelExplanation
@@ -20,7 +20,7 @@ def explain_device(hub: Hub, device_id: str) -> ChannelExplanation:
         device = find_device(session, device_id)
         row = session.get(ChannelRow, device.channel)
         secret = hub.device_tokens.group_secret
-        held = capabilities.held_back(session, device, groups_of(secret, device.labels))
+        held = capabilities.held_back(session, device, group_ids(secret, device.labels))
         committed = _committed(session, device)
     if row is None:
         return ChannelExplanation(device=device.id, channel=device.channel, version=None, items=[])

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Float, Text, and_, cast, func, not_, or_, 
 from sqlmodel import Session, col, select, union
 
 from cloud_hub.context import Hub
-from cloud_hub.devices.status import CLONED, SLOWED, carries, describe, is_shown, problem_of
+from cloud_hub.devices.status import CLONED, SLOWED, carries, describe_devices, is_shown, problem_of
 from cloud_hub.ingest.clones import PERIOD_S
 from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY
 from cloud_hub.store.tables import Device, DeviceModel
@@ -107,7 +107,7 @@ def _explained(session: Session, found: Reason, now: float) -> Reason:
     return replace(found, hint=hint)
 
 
-def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> DeviceFindings:
+def find_devices(hub: Hub, wanted: Wanted, after: str, limit: int) -> DeviceFindings:
     """At most `limit` devices, those that are ill before the others, each by id.
 
     Args:
@@ -123,7 +123,7 @@ def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> DeviceFindings:
         if len(rows) <= limit and wanted.state != "ill":
             start = col(Device.id) > (after if well else "")
             rows += _page(session, [*rules, not_(ill), start], limit + 1 - len(rows))
-        shown = describe(hub, session, rows[:limit])
+        shown = describe_devices(hub, session, rows[:limit])
     if len(rows) <= limit:
         return DeviceFindings(items=shown, count=count)
     end = shown[-1].id if last_ill > limit else "+" if last_ill == limit else f"+{shown[-1].id}"

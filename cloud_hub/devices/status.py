@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
-from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.groups import group_ids
 from cloud_hub.ingest import aside
 from cloud_hub.ingest.clones import still_cloned
 from cloud_hub.ingest.slowing import TOO_MANY, still_slowed
@@ -88,7 +88,7 @@ def list_devices(hub: Hub, *, labels: Mapping[str, str], channel: str, after: st
         statement = statement.where(Device.channel == channel)
     with hub.reading() as session:
         rows = session.exec(statement.where(*carries(session, labels))).all()
-        shown = describe(hub, session, rows[:limit])
+        shown = describe_devices(hub, session, rows[:limit])
     return DevicePage(items=shown, next=shown[-1].id if len(rows) > limit else None)
 
 
@@ -119,7 +119,7 @@ def list_set_aside(hub: Hub, device_id: str) -> list[SetAsideInfo]:
         return aside.newest(session, device_id)
 
 
-def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:
+def describe_devices(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:
     """Describe devices as lists show them, with their models, in the given order."""
     models: dict[str, list[DeviceModelInfo]] = defaultdict(list)
     ids = [row.id for row in rows]
@@ -136,7 +136,7 @@ def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceI
             cloned=is_cloned(row, now),
             problem=problems[row.id].problem,
             hint=problems[row.id].hint,
-            groups=list(groups_of(secret, row.labels)),
+            groups=list(group_ids(secret, row.labels)),
             models=models[row.id],
         )
         for row in rows
@@ -147,7 +147,7 @@ def detail(hub: Hub, device_id: str) -> DeviceDetail:
     """One device with its last events and what is held back from it; NotFoundError when there is none."""
     with hub.reading() as session:
         row = find_device(session, device_id)
-        (known,) = describe(hub, session, [row])
+        (known,) = describe_devices(hub, session, [row])
         newest = select(DeviceEvent).where(DeviceEvent.device_id == device_id).order_by(col(DeviceEvent.id).desc())
         events = [DeviceEventInfo.model_validate(event) for event in session.exec(newest.limit(EVENTS))]
         held = capabilities.held_back(session, row, known.groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnauthenticatedError
-from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.groups import group_ids
 from cloud_hub.identity.renewal import is_due
 from cloud_hub.ingest.clones import still_cloned
 from cloud_hub.rollouts import capabilities
@@ -22,7 +22,7 @@ def told(hub: Hub, device_id: str) -> DeviceMe:
         device = session.get(Device, device_id)
         if device is None or device.revoked_at is not None:
             raise UnauthenticatedError("this device is not enrolled", subject="device", hint="edge-agent enroll")
-        groups = groups_of(hub.device_tokens.group_secret, device.labels)
+        groups = group_ids(hub.device_tokens.group_secret, device.labels)
         held = capabilities.held_back(session, device, groups)
     return DeviceMe(
         device_id=device.id,

@@ -35,7 +35,7 @@ from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import uncounted
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Model, Release, WindowRow
-from cloud_hub.store.windows import newest, settled
+from cloud_hub.store.windows import newest_window, settled
 from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, SketchRef, decode_manifest
@@ -176,7 +176,7 @@ class DriftEngine(PeriodicService):
     ) -> int:
         """Count a batch of windows; returns how many."""
         learn_slot(session, monitor, self._hub.clock())
-        last = newest(session, monitor.model, target.upto)
+        last = newest_window(session, monitor.model, target.upto)
         new = _new_windows(session, monitor, target.upto, policy.min_count)
         # Windows that do not count, as of other releases, are passed once and not at every look.
         passed = (new[-1].id or 0) if len(new) == BATCH else max(last, monitor.last_window)

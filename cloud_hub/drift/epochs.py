@@ -16,7 +16,7 @@ from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import DriftMonitor
 from cloud_hub.store.uncounted import AWAITED
-from cloud_hub.store.windows import newest
+from cloud_hub.store.windows import newest_window
 from fleet.protocol.manifest import SketchRef
 
 SLOT_S = 60.0  # where no window says how often they come
@@ -70,7 +70,7 @@ def _begin(session: Session, monitor: DriftMonitor, target: CheckedRelease, now:
     """Of the first look at a model, the windows that are there count; later, those from now on."""
     since = target.served.since
     slot_s = monitor.document.get("slot_s", SLOT_S) if monitor.document else SLOT_S
-    monitor.state, monitor.last_window = "waiting", newest(session, target.model) if since else 0
+    monitor.state, monitor.last_window = "waiting", newest_window(session, target.model) if since else 0
     monitor.document = {"epoch": since, "since": min(since, now), "began": now, "slot_s": slot_s, silence.HEARD: now}
     monitor.document["from"] = monitor.last_window
 
@@ -96,7 +96,7 @@ def begin_anew(
     count = records.forget(session, model, release, keys)
     if devices is None:
         alarms.close_all(session, model, release, why)
-        monitor.state, monitor.last_window = "waiting", newest(session, model)
+        monitor.state, monitor.last_window = "waiting", newest_window(session, model)
         began = {"since": now, "began": now, "anew": now, "anew_of": {}, "from": monitor.last_window}
         monitor.document = {**monitor.document, **began, AWAITED: []}
     else:

@@ -14,7 +14,7 @@ from cloud_hub.drift.input_state import feature_of
 from cloud_hub.drift.profiles import profile_of
 from cloud_hub.store.tables import Alarm, DriftMonitor, Release, WindowRow, WindowSum
 from cloud_hub.store.windows import sums_before
-from fleet.protocol.figures import plan
+from fleet.protocol.figures import planned_figures
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.telemetry import InputSummary
 
@@ -40,7 +40,7 @@ def name_features(hub: Hub, alarm: int) -> None:
     profile = profile_of(hub, manifest)
     names = profile.names if profile is not None else {}
     apart = {feature_of(name) for name in left.names} if left is not None else set()
-    found = features.moved(before, after, plan(manifest.inputs), names, apart)
+    found = features.moved(before, after, planned_figures(manifest.inputs), names, apart)
     words = f"most moved: {features.in_words(found)}" if found else "no feature moved by itself"
     if not any(before) or not any(after):
         words = UNKNOWN

@@ -24,9 +24,9 @@ from cloud_hub.drift.records import revoked_devices
 from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import InputMonitor, InputWatch, WindowRow
-from cloud_hub.store.windows import newest
+from cloud_hub.store.windows import newest_window
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.figures import MEAN, Told, TrainingProfile, figures_of, plan
+from fleet.protocol.figures import MEAN, Told, TrainingProfile, figures_of, planned_figures
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.telemetry import InputSummary
 
@@ -40,7 +40,7 @@ def step(hub: Hub, target: CheckedRelease, manifest: Manifest, policy: DriftPoli
     model, release, upto = target.model, target.release, target.upto
     with hub.reading() as session:
         known = session.get(InputMonitor, (model, release))
-        if known is not None and newest(session, model, upto) <= known.last_window:
+        if known is not None and newest_window(session, model, upto) <= known.last_window:
             return []
     profile = profile_of(hub, manifest)
     shared = Shared(policy=policy, releases=len(target.scope.watched))
@@ -51,11 +51,11 @@ def step(hub: Hub, target: CheckedRelease, manifest: Manifest, policy: DriftPoli
             monitor = session.get(InputMonitor, (model, release))
             monitor = monitor or InputMonitor(model=model, release=release, updated_at=hub.clock())
             rows = _new_windows(session, monitor, upto, BATCH)
-            counted = Counted(session, monitor, plan(manifest.inputs), profile, shared, hub.clock())
+            counted = Counted(session, monitor, planned_figures(manifest.inputs), profile, shared, hub.clock())
             for row in rows:
                 counted.window(row)
             if len(rows) < BATCH:  # windows of other releases are passed: whoever waits for this monitor goes on
-                monitor.last_window = max(newest(session, model, upto), monitor.last_window)
+                monitor.last_window = max(newest_window(session, model, upto), monitor.last_window)
             raised += counted.alarms(hub)
             counted.keep()
         if len(rows) < BATCH:

@@ -32,11 +32,11 @@ from cloud_hub.events.outbox import record
 from cloud_hub.objects import blob_key
 from cloud_hub.store.tables import DriftMonitor, InputMonitor, WindowRow
 from cloud_hub.store.uncounted import AWAITED
-from cloud_hub.store.windows import newest
+from cloud_hub.store.windows import newest_window
 from fleet.protocol.blob import Blob
 from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.figures import MEAN, SPREAD, Told, figures_of, plan
+from fleet.protocol.figures import MEAN, SPREAD, Told, figures_of, planned_figures
 from fleet.protocol.manifest import Manifest, SketchRef
 from fleet.protocol.telemetry import InputSummary
 
@@ -90,7 +90,7 @@ def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> SketchedInput |
         return None
     profile = profile_of(hub, manifest)
     names = profile.names if profile is not None else {}
-    found = next((one for one in plan(manifest.inputs) if tensor in ("", one.tensor)), None)
+    found = next((one for one in planned_figures(manifest.inputs) if tensor in ("", one.tensor)), None)
     whole = profile is not None or not isinstance(manifest.profile, Blob)
     return None if found is None else SketchedInput(found, names, whole)
 
@@ -126,7 +126,7 @@ def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: SketchedInp
     left = read(monitor)
     if left is None or left.places:
         return True
-    last = newest(session, monitor.model)
+    last = newest_window(session, monitor.model)
     monitor.state = GROWING
     if last > monitor.last_window:
         monitor.document = {**monitor.document, silence.HEARD: hub.clock()}

@@ -30,7 +30,7 @@ from cloud_hub.drift.telling import tell
 from cloud_hub.drift.truth_evidence import BATCH, BATCHES, OTHERS, Judged, right_by, uncounted_labels, uncounted_windows
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, MeaningMonitor, SampleRow, WindowRow
-from cloud_hub.store.windows import newest
+from cloud_hub.store.windows import newest_window
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.manifest import Manifest
 from fleet.tasks import of_manifest
@@ -87,7 +87,7 @@ def look(hub: Hub, target: CheckedRelease, manifest: Manifest) -> News | None:
     with hub.reading() as session:
         monitor = _current(session, target, 0.0)
         rows = uncounted_labels(session, monitor)
-        passed = newest(session, target.model, target.upto) <= monitor.last_window  # those of other releases, too
+        passed = newest_window(session, target.model, target.upto) <= monitor.last_window  # other releases, too
         if read(monitor).alarmed or (passed and not rows):
             return None
     shares = right_by(hub, rows, of_manifest(manifest))
@@ -113,7 +113,7 @@ def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm |
             rows = uncounted_windows(session, monitor, target.upto, BATCH)
             watched = _count_audits(session, monitor, rows, watched, policy, hub.clock())
             if len(rows) < BATCH:  # windows of other releases are passed: whoever waits for this monitor goes on
-                monitor.last_window = max(newest(session, target.model, target.upto), monitor.last_window)
+                monitor.last_window = max(newest_window(session, target.model, target.upto), monitor.last_window)
                 break
         watched = _count_labels(session, monitor, watched, news, policy)
         days = budget_of(watched, policy, len(target.scope.watched))

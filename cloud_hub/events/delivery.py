@@ -19,9 +19,9 @@ from cloud_hub.clock import Jumps
 from cloud_hub.context import Hub
 from cloud_hub.events import mqtt, outbox, sending, signing
 from cloud_hub.events.bodies import body
-from cloud_hub.events.schedule import AttemptResult, DeliveryState, judge
+from cloud_hub.events.schedule import AttemptResult, DeliveryState, judge_attempt
 from cloud_hub.events.targets import Target, open_targets
-from cloud_hub.services.leases import hold
+from cloud_hub.services.leases import hold_lease
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store.tables import EventRow
 from fleet.protocol.durations import DAY_S
@@ -88,7 +88,7 @@ class Spreading:
     def _prune(self, now: float) -> None:
         config = self._hub.config.events
         with self._hub.session() as session:
-            if hold(session, "events-prune", self._owner, now, PRUNE_S):
+            if hold_lease(session, "events-prune", self._owner, now, PRUNE_S):
                 outbox.end_removed(session, config.targets, now)
                 outbox.prune(session, now, keep_s=config.keep_days * DAY_S, most=config.keep)
         self._pruned_at = now
@@ -159,7 +159,7 @@ class Delivering:
 
     def _settle(self, claimed: outbox.Claimed, outcome: AttemptResult, began: float) -> None:
         now, settings = self._hub.clock(), self._target.settings
-        verdict = judge(
+        verdict = judge_attempt(
             outcome,
             tries=claimed.tries,
             most=settings.tries,

@@ -106,6 +106,6 @@ def matches(pattern: str, kind: str) -> bool:
     return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 
-def wanted(patterns: Collection[str], kind: str) -> bool:
+def is_wanted(patterns: Collection[str], kind: str) -> bool:
     """Tell whether a target with these patterns gets events of `kind`; a test goes to the target that it names."""
     return any(matches(pattern, kind) for pattern in patterns)

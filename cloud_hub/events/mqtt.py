@@ -16,7 +16,7 @@ from cloud_hub.events import packets
 from cloud_hub.events.addresses import Address
 from cloud_hub.events.packets import Acknowledgement
 from cloud_hub.events.schedule import AttemptResult
-from cloud_hub.events.sending import RefusedError, Resolve, connect, resolve_name, words_of
+from cloud_hub.events.sending import RefusedError, Resolve, connect, connection_fault, resolve_name
 
 NUMBER = 1  # of the only publication of a connection
 NOBODY = "the broker has it, and nobody has subscribed to it"
@@ -91,7 +91,7 @@ async def publish(
     except asyncio.IncompleteReadError:
         return AttemptResult(error="it ended the connection without an answer")
     except (OSError, ssl.SSLError) as error:
-        return AttemptResult(error=words_of(error))
+        return AttemptResult(error=connection_fault(error))
 
 
 async def _tell(

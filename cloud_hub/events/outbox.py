@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.clock import SLACK_S
 from cloud_hub.events import schedule
-from cloud_hub.events.kinds import Event, bounded, place_in_hour, wanted
+from cloud_hub.events.kinds import Event, bounded, is_wanted, place_in_hour
 from cloud_hub.events.schedule import LIFE_S, DeliveryState
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import EventDelivery, EventRow
@@ -90,7 +90,7 @@ def spread(session: Session, targets: Mapping[str, Collection[str]], now: float,
         session.add(row)
         session.flush()
         for name, patterns in targets.items():
-            if name == row.target or (not row.target and wanted(patterns, row.kind)):
+            if name == row.target or (not row.target and is_wanted(patterns, row.kind)):
                 session.add(
                     EventDelivery(
                         event=row.id,

@@ -37,7 +37,7 @@ class DeliveryState(Struct, frozen=True):
     error: str = ""
 
 
-def judge(
+def judge_attempt(
     outcome: AttemptResult, *, tries: int, most: int, expires_at: float, now: float, chance: float
 ) -> DeliveryState:
     """Judge a delivery after a try.

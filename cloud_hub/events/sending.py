@@ -100,7 +100,7 @@ async def post(
         return AttemptResult(error="it wants to speak another protocol than HTTP")
     except (OSError, ssl.SSLError, httptools.HttpParserError) as error:
         if not answer.status:
-            return AttemptResult(error=words_of(error))
+            return AttemptResult(error=connection_fault(error))
     finally:
         if writer is not None:
             writer.transport.abort()  # a polite end could wait for ever
@@ -221,6 +221,6 @@ def _seconds(text: str) -> float:
     return min(float(text), LONGEST_WAIT_S) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
-def words_of(error: Exception) -> str:
+def connection_fault(error: Exception) -> str:
     """Return the fault of a connection in words."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:SHOWN]

@@ -22,7 +22,7 @@ from typing import IO, Any
 import msgspec
 
 from cloud_hub.config_tables import WorkerConfig
-from cloud_hub.execution.log import keep
+from cloud_hub.execution.log import append_log
 from cloud_hub.execution.messages import Failed, Message, Spec, WorkDone, WorkProgress
 from cloud_hub.execution.port import (
     LOG,
@@ -195,7 +195,7 @@ class _Heard:
         return data
 
     def _keep(self, data: bytes) -> None:
-        keep(self._log, data)
+        append_log(self._log, data)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from cloud_hub.execution.messages import Message, Spec, WorkDone, WorkProgress, failed
+from cloud_hub.execution.messages import Message, Spec, WorkDone, WorkProgress, failure_of
 from cloud_hub.execution.port import Work, entry_of
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -45,7 +45,7 @@ def main(descriptor: int) -> None:
         _say(descriptor, last)
     except BaseException as error:  # noqa: BLE001 (the boundary of users' code: SystemExit and the like included)
         traceback.print_exc()
-        _say(descriptor, failed(error))
+        _say(descriptor, failure_of(error))
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

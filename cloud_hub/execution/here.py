@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cloud_hub.execution.messages import failed
+from cloud_hub.execution.messages import failure_of
 from cloud_hub.execution.port import Progress, Work, WorkFailedError, entry_of
 
 
@@ -32,5 +32,5 @@ class InlineExecutor:
         except (Exception, SystemExit) as error:  # users' code raises what it likes
             if stopping:
                 raise stopping[0] from error
-            said = failed(error)
+            said = failure_of(error)
             raise WorkFailedError(said.message, subject=said.subject, hint=said.hint) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from cloud_hub.execution.port import LOG_BYTES
 
 
-def keep(log: Path, data: bytes) -> None:
+def append_log(log: Path, data: bytes) -> None:
     """Append to the log; of a longer one the last two parts stay. A disk that takes none costs the log only."""
     with contextlib.suppress(OSError):
         if log.exists() and log.stat().st_size + len(data) > LOG_BYTES:

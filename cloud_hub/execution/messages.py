@@ -67,7 +67,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
 Message = WorkProgress | WorkDone | Failed
 
 
-def failed(error: BaseException) -> Failed:
+def failure_of(error: BaseException) -> Failed:
     """An error that users' code ended with, in words: ours as they are, others with their kind and place."""
     if isinstance(error, SystemExit):
         return Failed(

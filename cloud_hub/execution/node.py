@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from cloud_hub.execution.child import ChildExecutor, usual_memory
 from cloud_hub.execution.log import Tail
-from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failed
+from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failure_of
 from cloud_hub.execution.port import LOG, Limits, Work
 from cloud_hub.execution.shipping import HeldFiles, Incoming, Outgoing, Piece
 
@@ -143,7 +143,7 @@ def _work(
     except _StoppedError:
         return
     except BaseException as error:  # noqa: BLE001 (the boundary of this thread: told to who waits)
-        said.put(failed(error))
+        said.put(failure_of(error))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ import msgspec
 from msgspec import Struct
 
 from cloud_hub.execution import node
-from cloud_hub.execution.log import keep
-from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failed
+from cloud_hub.execution.log import append_log
+from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failure_of
 from cloud_hub.execution.node import Begun, Heard, Order, Printed
 from cloud_hub.execution.port import (
     LOG,
@@ -104,7 +104,7 @@ class RayExecutor:
                     _agree(heard)
                     progress(f"sending the work to node {heard.node}", 0.0)
                 elif isinstance(heard, Printed):
-                    keep(work.folder / LOG, heard.data)
+                    append_log(work.folder / LOG, heard.data)
                 elif isinstance(heard, Piece):
                     incoming.take(heard)
                 elif isinstance(heard, HeldFiles):
@@ -209,7 +209,7 @@ def drive(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dic
             executor = RayExecutor(driven.limits, driven.asked)
             return {"result": executor.run(work, progress=progress, check=lambda: None)}
     except ExecutionError as error:
-        return {"failed": msgspec.to_builtins(failed(error))}
+        return {"failed": msgspec.to_builtins(failure_of(error))}
 
 
 @contextmanager

@@ -16,6 +16,6 @@ def group_id(secret: bytes, key: str, value: str) -> str:
     return "g-" + hmac.new(secret, f"group:{key}={value}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def groups_of(secret: bytes, labels: Mapping[str, str]) -> tuple[str, ...]:
+def group_ids(secret: bytes, labels: Mapping[str, str]) -> tuple[str, ...]:
     """The groups of a device with these labels, sorted."""
     return tuple(sorted(group_id(secret, key, value) for key, value in labels.items()))

@@ -49,7 +49,7 @@ def is_due(hub: Hub, device: Device) -> bool:
     return left < _life_s(hub) * (0.5 - JITTER * share) or _not_yet(hub, device.certificate_expires_at)
 
 
-def renew(hub: Hub, request: RenewRequest) -> RenewResponse:
+def reissue_certificate(hub: Hub, request: RenewRequest) -> RenewResponse:
     """A certificate for the key of the request; the same key gives the same one until half of its life is over.
 
     Raises:

@@ -8,7 +8,7 @@ from cloud_hub.errors import NotFoundError
 from cloud_hub.identity import tokens
 from cloud_hub.identity.callers import Caller, check_may_make_token
 from cloud_hub.identity.first_contact import claim_pin
-from cloud_hub.journal import note
+from cloud_hub.journal import write_act
 from cloud_hub.store.tables import Token
 from fleet.api.tokens import CreatedToken, NewToken, TokenInfo
 
@@ -65,7 +65,7 @@ def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """
     with hub.session() as session:
         row = tokens.revoke_token(session, token_id, now=hub.clock())
-        note(session, TokenEnded(token=token_id))
+        write_act(session, TokenEnded(token=token_id))
         hub.audit(session, actor, "token.revoke", token_id)
         return TokenInfo.model_validate(row)
 
@@ -78,6 +78,6 @@ def delete(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """
     with hub.session() as session:
         row = tokens.delete_token(session, token_id, now=hub.clock())
-        note(session, TokenEnded(token=token_id))
+        write_act(session, TokenEnded(token=token_id))
         hub.audit(session, actor, "token.delete", token_id, {"kind": row.kind, "note": row.note})
         return TokenInfo.model_validate(row)

@@ -10,7 +10,7 @@ from cloud_hub.errors import ForbiddenError
 from cloud_hub.identity.callers import Caller, check_may_infer
 from cloud_hub.inference.loaded import Loaded, index
 from fleet.protocol import oip, repository
-from fleet.protocol.asking import parameters_of
+from fleet.protocol.asking import release_parameters
 from fleet.serving import Statistics
 
 PLATFORM = "onnx_onnxv1"
@@ -31,7 +31,7 @@ class About:
         """Inputs and outputs, task, class names and preprocessing steps."""
         found = await self._loaded.release(model, version)
         manifest = found.manifest
-        more = parameters_of(manifest)
+        more = release_parameters(manifest)
         return oip.model_metadata(model, [str(found.number)], PLATFORM, manifest.inputs, manifest.outputs, more)
 
     async def model_ready(self, model: str, version: str) -> Document:

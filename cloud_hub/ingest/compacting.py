@@ -43,7 +43,7 @@ from cloud_hub.store.tables import (
 from cloud_hub.store.types import document_text
 from cloud_hub.store.uncounted import awaited_windows, count_lost, places
 from cloud_hub.store.windows import settled
-from fleet.protocol.bounds import LARGEST, plain
+from fleet.protocol.bounds import LARGEST, storable
 from fleet.protocol.durations import DAY_S, HOUR_S
 from fleet.protocol.telemetry import SketchData
 
@@ -346,5 +346,5 @@ def _part(row: WindowRow | WindowSum, windows: int) -> Part:
 def _values(part: Part) -> tuple[Any, ...]:
     sketch = part.sketch
     summary = (sketch.sketch_id, sketch.count, sketch.sums) if sketch is not None else ("", 0, b"")
-    body = document_text(plain(part.body, "a sum of windows"))
+    body = document_text(storable(part.body, "a sum of windows"))
     return part.started_at, part.ended_at, part.windows, body, *summary

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from cloud_hub.store import benchmarks
-from fleet.protocol.bounds import LARGEST, check_count, check_counts, check_time, check_word, mended, plain
+from fleet.protocol.bounds import LARGEST, check_count, check_counts, check_time, check_word, mended, storable
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.figures import check_summaries
@@ -133,7 +133,7 @@ def _document(body: Struct, kind: str) -> dict[str, Any]:
         built = msgspec.to_builtins(body, str_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise MalformedError(f"{kind}: {error}", subject=kind) from error
-    document: dict[str, Any] = plain(built, kind)
+    document: dict[str, Any] = storable(built, kind)
     return document
 
 

@@ -16,7 +16,7 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # of several addresses of a
 _LISTENS = "0A"  # a state in /proc/net/tcp
 
 
-def listen(endpoint: Endpoint, what: str, setting: str) -> list[socket.socket]:
+def listen_at(endpoint: Endpoint, what: str, setting: str) -> list[socket.socket]:
     """Sockets that listen on every address of `endpoint`.
 
     Args:
@@ -47,7 +47,7 @@ def listen(endpoint: Endpoint, what: str, setting: str) -> list[socket.socket]:
 
 def check_free(endpoint: Endpoint, what: str, setting: str) -> None:
     """Raise like `listen` when something else could not listen there now."""
-    for one in listen(endpoint, what, setting):
+    for one in listen_at(endpoint, what, setting):
         one.close()
 
 

@@ -51,11 +51,11 @@ def ports(config: HubConfig) -> Iterator[list[socket.socket]]:
         ConflictError: one of them is taken; the message says by whom, as far as can be seen.
     """
     from cloud_hub.broker.leftover import end_leftover
-    from cloud_hub.opening.listening import check_free, listen
+    from cloud_hub.opening.listening import check_free, listen_at
 
     addresses = config.addresses
     end_leftover(config.directory / "broker")
-    found = listen(addresses.http, "HTTP", "--port, or `port` in hub.toml")
+    found = listen_at(addresses.http, "HTTP", "--port, or `port` in hub.toml")
     try:
         if addresses.broker is not None:
             check_free(addresses.broker, "the broker", "--broker-port, or `port` under [broker] in hub.toml")
@@ -142,9 +142,9 @@ def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None])
     """
     from cloud_hub.app import create_app
     from cloud_hub.opening.bootstrap import check_database, open_instance
-    from cloud_hub.opening.listening import listen
+    from cloud_hub.opening.listening import listen_at
 
-    listening = listen(config.addresses.http, "HTTP", "--port")
+    listening = listen_at(config.addresses.http, "HTTP", "--port")
     try:
         check_database(config)
         check_rpc(config)

@@ -22,12 +22,12 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, NotFoundError
 from cloud_hub.events.kinds import of_rollout
 from cloud_hub.events.outbox import record
-from cloud_hub.journal import note
+from cloud_hub.journal import write_act
 from cloud_hub.rollouts.facts import Books, mark, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import hearing, pairing
-from cloud_hub.store.rollout_rows import read as read
+from cloud_hub.store.rollout_rows import plan_and_progress
 from cloud_hub.store.tables import ChannelRow, Device, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
@@ -72,7 +72,7 @@ class RolloutEngine(PeriodicService):
             self._open(session, rollout)
         with self._hub.session() as session:
             row = locked(session, rollout)
-            plan, progress = read(row)
+            plan, progress = plan_and_progress(row)
             channel = session.get(ChannelRow, row.channel)
             if channel is not None and row.state not in machine.ENDED:
                 self._judge(session, row, plan, progress, decode_channel(channel.document))
@@ -82,8 +82,8 @@ class RolloutEngine(PeriodicService):
         row = session.get(RolloutRow, rollout)
         channel = None if row is None else session.get(ChannelRow, row.channel)
         if row is not None and channel is not None and row.state not in machine.ENDED:
-            self._books.settle(*read(row))
-            self._books.open(session, *read(row), decode_channel(channel.document))
+            self._books.settle(*plan_and_progress(row))
+            self._books.open(session, *plan_and_progress(row), decode_channel(channel.document))
 
     def _judge(self, session: Session, row: RolloutRow, plan: Plan, progress: Progress, channel: Channel) -> None:
         now = self._hub.clock()
@@ -111,9 +111,9 @@ def locked(session: Session, rollout: str) -> RolloutRow:
 
 
 def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
-    """As `read`; of one that this hub cannot read, what its columns say, so that it can be shown and aborted."""
+    """As `plan_and_progress`; of one that this hub cannot read, its columns, so that it can be shown and aborted."""
     try:
-        return read(row)
+        return plan_and_progress(row)
     except msgspec.ValidationError as error:
         plan = Plan(
             id=row.id,
@@ -168,7 +168,7 @@ def store(session: Session, row: RolloutRow, decision: Decision, now: float, *, 
     if progress.ended_at is not None:
         pairing.forget(session, row.id)  # no input counts any more
         if noted and progress.state != "finished":
-            note(session, RolloutEnded(rollout=row.id, state=progress.state, reason=progress.reason))
+            write_act(session, RolloutEnded(rollout=row.id, state=progress.state, reason=progress.reason))
     facts = {"model": row.model, "channel": row.channel, "release": row.release}
     for event in decision.events:
         session.add(RolloutEvent(rollout=row.id, at=now, event=event.name, detail={"reason": event.reason}))

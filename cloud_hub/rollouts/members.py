@@ -10,10 +10,10 @@ from msgspec import Struct
 from sqlalchemy import Text, type_coerce
 from sqlmodel import Session, col, select
 
-from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.groups import group_ids
 from cloud_hub.store.benchmarks import newest_p95
 from cloud_hub.store.quiet import longest
-from cloud_hub.store.rows import rows_of
+from cloud_hub.store.rows import rows_by_key
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from fleet.protocol.channel import MILLION, Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import cohort_place, resolve
@@ -108,7 +108,7 @@ class _Texts:
         known = self._labels.get(text)
         if known is None:
             labels: dict[str, str] = msgspec.json.decode(text)
-            known = self._labels[text] = frozenset(groups_of(self._secret, labels)), labels.get("hw", "")
+            known = self._labels[text] = frozenset(group_ids(self._secret, labels)), labels.get("hw", "")
         return known
 
     def pins(self, text: str) -> dict[str, int]:
@@ -140,7 +140,7 @@ def scoped(
     ).order_by(col(Device.id))  # type: ignore[call-overload]
     if ids is None:
         wanted = wanted.where(Device.channel == channel, col(Device.revoked_at).is_(None))
-    for row in rows_of(session, wanted, Device.id, ids):
+    for row in rows_by_key(session, wanted, Device.id, ids):
         device, follows, revoked_at, seen, quiet, before, labels, pins, told = row
         groups, hardware = texts.labels(labels)
         info = info_of.decode(told)
@@ -198,7 +198,7 @@ def with_whole(channel: Channel, model: str, rollout: RolloutRef) -> Channel:
 
 def heard_at(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, float]]:
     """Yield when devices were heard last."""
-    for name, seen in rows_of(session, select(Device.id, Device.last_seen_at), Device.id, ids):
+    for name, seen in rows_by_key(session, select(Device.id, Device.last_seen_at), Device.id, ids):
         yield name, seen or 0.0
 
 
@@ -293,10 +293,10 @@ def _failed(rules: Rules, report: Report) -> bool:
 def _reports(session: Session, model: str, ids: Sequence[str] | None) -> Iterator[Any]:
     columns = [getattr(DeviceModel, name) for name in ("device_id", *REPORT)]
     wanted = select(*columns).where(DeviceModel.model == model)
-    return rows_of(session, wanted, DeviceModel.device_id, ids)
+    return rows_by_key(session, wanted, DeviceModel.device_id, ids)
 
 
 def _said(session: Session, rollout: str, attempt: int, ids: Sequence[str] | None) -> Iterator[Any]:
     columns = [getattr(PairEvidence, name) for name in ("device_id", *SAID)]
     wanted = select(*columns).where(PairEvidence.rollout == rollout, PairEvidence.attempt == attempt)
-    return rows_of(session, wanted, PairEvidence.device_id, ids)
+    return rows_by_key(session, wanted, PairEvidence.device_id, ids)

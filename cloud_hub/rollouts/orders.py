@@ -13,7 +13,8 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, HubError, InvalidError, KeptError, NotFoundError
 from cloud_hub.rollouts.create import Proposal, look_ahead, start_rollout
-from cloud_hub.rollouts.engine import carry_out, locked, read, read_or_name, settle, store
+from cloud_hub.rollouts.engine import carry_out, locked, read_or_name, settle, store
+from cloud_hub.store.rollout_rows import plan_and_progress
 from cloud_hub.store.tables import DeviceEvent, RolloutEvent, RolloutRow
 from fleet.api.rollouts import (
     CreatedRollout,
@@ -207,7 +208,7 @@ def _publish(hub: Hub, row: RolloutRow, order: Order, actor: str) -> None:
 def _readable(row: RolloutRow, order: Order) -> tuple[machine.Plan, machine.Progress]:
     """The rollout, which may be one that this hub cannot read where it is to be aborted."""
     try:
-        return read(row)
+        return plan_and_progress(row)
     except msgspec.ValidationError as error:
         if order == "abort":
             return read_or_name(row)

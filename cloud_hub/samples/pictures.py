@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.figures import MEAN, channels, figures_of, plan, summarize
+from fleet.protocol.figures import MEAN, channels, figures_of, planned_figures, summarize_input
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Array
 from fleet.protocol.tensors import from_array
@@ -91,7 +91,7 @@ def in_words(inputs: Sequence[Array]) -> str:
 def _one(array: Array) -> str:
     values = from_array(array)
     row = values[0] if values.ndim and len(values) == 1 else values
-    told = plan((Tensor(name=array.name, datatype=array.datatype, shape=(-1, *row.shape)),))[0]
+    told = planned_figures((Tensor(name=array.name, datatype=array.datatype, shape=(-1, *row.shape)),))[0]
     if told.kind == "text":
         words = [
             item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in row.ravel()[:NUMBERS]
@@ -100,7 +100,7 @@ def _one(array: Array) -> str:
     if told.kind == "values":
         numbers = row.ravel()
         return ", ".join(f"{number:.4g}" for number in numbers[:NUMBERS]) + (", …" if numbers.size > NUMBERS else "")
-    means = figures_of(summarize(told, [row]))[:, MEAN]
+    means = figures_of(summarize_input(told, [row]))[:, MEAN]
     return ", ".join(f"{name} {mean:.3g}" for name, mean in list(zip(told.names, means, strict=True))[:NUMBERS])
 
 

@@ -9,7 +9,7 @@ from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Lease
 
 
-def hold(session: Session, name: str, owner: str, now: float, seconds: float) -> bool:
+def hold_lease(session: Session, name: str, owner: str, now: float, seconds: float) -> bool:
     """Take or keep the lease `name` until `now + seconds`; False while somebody else holds it.
 
     The caller's transaction must be a writing one. Two that ask at once wait for each other, also the first time.

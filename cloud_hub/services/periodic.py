@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from prometheus_client import Summary
 
 from cloud_hub.context import Hub
-from cloud_hub.services.leases import hold
+from cloud_hub.services.leases import hold_lease
 
 # In no registry of their own: `api.monitoring.install` adds them to the application's.
 LOOKS = Summary("edgeloop_hub_look_seconds", "How long a service's looks take", ["service"], registry=None)
@@ -53,7 +53,7 @@ class PeriodicService(ABC):
             return True
         self._renewed_at = None
         with self._hub.session() as session:
-            if hold(session, self.name, self._owner, now, self.LEASE_S):
+            if hold_lease(session, self.name, self._owner, now, self.LEASE_S):
                 self._renewed_at = now
         return self._renewed_at is not None
 

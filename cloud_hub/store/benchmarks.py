@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.store import bulk
-from cloud_hub.store.rows import rows_of
+from cloud_hub.store.rows import rows_by_key
 from cloud_hub.store.tables import Device, MeasuredRow
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Benchmark
@@ -103,7 +103,7 @@ def newest_p95(session: Session, model: str, release: int, ids: Sequence[str] | 
         .where(MeasuredRow.model == model, MeasuredRow.release == release)
         .order_by(col(MeasuredRow.at), col(MeasuredRow.variant), col(MeasuredRow.runtime))
     )
-    return dict(tuple(row) for row in rows_of(session, wanted, MeasuredRow.device_id, ids))
+    return dict(tuple(row) for row in rows_by_key(session, wanted, MeasuredRow.device_id, ids))
 
 
 def hardware_class(device: Device) -> str:

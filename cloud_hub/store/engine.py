@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalErr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, create_engine
 
-from cloud_hub.store.locks import Lock, hold
+from cloud_hub.store.locks import Lock, hold_lock
 
 PAUSED_S = 120  # transactions are short
 WAIT_S = 30.0  # for a lock of SQLite's
@@ -114,7 +114,7 @@ def lock_publishing(session: Session) -> None:
 
     SQLite's BEGIN IMMEDIATE is that lock already; PostgreSQL takes an advisory one.
     """
-    hold(session.connection(), Lock.PUBLISHING)
+    hold_lock(session.connection(), Lock.PUBLISHING)
 
 
 def lock_name(session: Session, name: str) -> None:
@@ -123,7 +123,7 @@ def lock_name(session: Session, name: str) -> None:
     A row that exists is locked by `session.get(…, with_for_update=True)`. SQLite's BEGIN IMMEDIATE is every lock.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    hold(session.connection(), key)
+    hold_lock(session.connection(), key)
 
 
 def is_shared(engine: Engine) -> bool:

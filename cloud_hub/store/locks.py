@@ -19,7 +19,7 @@ class Lock(Enum):
     WINDOWS = 0x_E0_6E_10_0B
 
 
-def hold(connection: Connection, lock: Lock | int, *, shared: bool = False) -> None:
+def hold_lock(connection: Connection, lock: Lock | int, *, shared: bool = False) -> None:
     """Hold a lock, waiting for it, until the connection's transaction ends.
 
     Args:

@@ -18,7 +18,7 @@ from sqlmodel import SQLModel
 from cloud_hub.errors import ConflictError, UnreachableError
 from cloud_hub.store import tables
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.locks import Lock, hold
+from cloud_hub.store.locks import Lock, hold_lock
 
 WAIT_S = 5.0  # for a table that somebody writes; who comes after them waits as long
 TRIES = 30  # longer than a transaction may be idle (`engine.PAUSED_S`)
@@ -64,7 +64,7 @@ def _upgrade(engine: Engine, revision: str) -> None:
         hint = "check the database's address, and that it runs"
         raise UnreachableError(f"the database does not answer: {error.orig}", subject="database", hint=hint) from error
     with connecting as connection, connection.begin():
-        hold(connection, Lock.MIGRATING)
+        hold_lock(connection, Lock.MIGRATING)
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_S}s'"))
         if revision != "head" or _revisions(connection) != _newest():

@@ -8,7 +8,7 @@ from cloud_hub.store.tables import RolloutRow
 from fleet.rollouts.plan import Plan, Progress, share_of
 
 
-def read(row: RolloutRow) -> tuple[Plan, Progress]:
+def plan_and_progress(row: RolloutRow) -> tuple[Plan, Progress]:
     """Return the stored plan and progress.
 
     Raises:
@@ -27,7 +27,7 @@ def share_ppm(row: RolloutRow) -> int:
     where they are. Where not even these can be read it is nobody's.
     """
     try:
-        return share_of(*read(row))
+        return share_of(*plan_and_progress(row))
     except msgspec.ValidationError:
         pass
     try:

@@ -10,7 +10,7 @@ from sqlmodel import Session, col
 CHUNK = 500  # ids in one statement
 
 
-def rows_of(session: Session, wanted: Any, key: Any, ids: Sequence[str] | None) -> Iterator[Any]:
+def rows_by_key(session: Session, wanted: Any, key: Any, ids: Sequence[str] | None) -> Iterator[Any]:
     """Yield the rows of a statement, or of it those whose column `key` is one of some ids (in parts)."""
     if ids is None:
         yield from session.connection().execute(wanted).all()

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from sqlalchemy import Engine, func, text
 from sqlmodel import Session, col, select
 
-from cloud_hub.store.locks import Lock, hold
+from cloud_hub.store.locks import Lock, hold_lock
 from cloud_hub.store.tables import WindowRow, WindowSum
 from fleet.protocol.bounds import LARGEST
 
@@ -22,7 +22,7 @@ PATIENCE = "10s"
 
 def entering(session: Session) -> None:
     """Say that windows are written until this transaction ends."""
-    hold(session.connection(), Lock.WINDOWS, shared=True)
+    hold_lock(session.connection(), Lock.WINDOWS, shared=True)
 
 
 def settled(engine: Engine) -> int:
@@ -37,11 +37,11 @@ def settled(engine: Engine) -> int:
     with Session(engine if postgres else engine.execution_options(edgeloop_read=True)) as session:
         if postgres:
             session.connection().execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
-            hold(session.connection(), Lock.WINDOWS)
+            hold_lock(session.connection(), Lock.WINDOWS)
         return session.exec(select(func.max(WindowRow.id))).one() or 0
 
 
-def newest(session: Session, model: str, upto: int = LARGEST) -> int:
+def newest_window(session: Session, model: str, upto: int = LARGEST) -> int:
     """Return the number of the model's newest window, of those up to a number; 0 without any."""
     of_it = (WindowRow.model == model, col(WindowRow.id) <= upto)
     return session.exec(select(func.max(WindowRow.id)).where(*of_it)).one() or 0

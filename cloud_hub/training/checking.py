@@ -24,7 +24,7 @@ from fleet.protocol.drift_encoder import GAPS, Encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.task import CLASSIFICATION, TaskSpec, in_words
+from fleet.protocol.task import CLASSIFICATION, TaskSpec, task_in_words
 from fleet.protocol.tensors import datatype_of
 from model_compiler import metrics
 from model_compiler.build.adapting import Adapted, adapt
@@ -83,7 +83,7 @@ class Settled:
     ready: Mapping[str, Any] = field(default_factory=dict)
 
 
-def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> Settled:
+def settle_contract(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> Settled:
     """Make the recipe's model once, of a handful of rows where it fits it itself, run it, and settle all names.
 
     Args:
@@ -109,7 +109,7 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
         metric = _metric(recipe, sets, labels, spec)
     except (CompilerError, ProtocolError) as error:
         if contract is not None and isinstance(error, InterfaceError):
-            raise refused(contract, str(error)) from error
+            raise contract_refusal(contract, str(error)) from error
         raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
     called = sets.each(lambda part: part.renamed(tried.names).cast(tried.dtypes))
     return Settled(
@@ -135,7 +135,7 @@ def task_of(recipe: Recipe, contract: Contract | None) -> TaskSpec | None:
     asked = tasking.parse(recipe.task) if recipe.task else None
     fixed = contract.interface.named_task if contract is not None else None
     if asked is not None and fixed is not None and asked != fixed:
-        raise InterfaceError(f"its task is {in_words(fixed)}; the recipe's is {in_words(asked)}")
+        raise InterfaceError(f"its task is {task_in_words(fixed)}; the recipe's is {task_in_words(asked)}")
     found = fixed or asked
     return None if found is None or found == TaskSpec(name=CLASSIFICATION) else found
 
@@ -169,7 +169,7 @@ def _check_loose(recipe: Recipe, tried: Tried) -> None:
         )
 
 
-def refused(contract: Contract, why: str) -> ConflictError:
+def contract_refusal(contract: Contract, why: str) -> ConflictError:
     """The refusal of a release that would change what applications rely on, as publishing says it."""
     return ConflictError(f"{contract.words}: {why}", subject=contract.model, hint=SAME_MODEL)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, say what came of it. Errors are HubErrors."""
-    from cloud_hub.training.run import run, write_data
+    from cloud_hub.training.run import run_training, write_data
 
     options = _parser().parse_args(list(arguments))
     if options.check and options.data_only:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         counts = " and ".join(f"{count} rows for {name}" for name, count in rows.items())
         print(json.dumps({"out": str(options.out), "rows": rows}) if options.json else f"{counts}; in {options.out}")
         return
-    metrics = run(request)
+    metrics = run_training(request)
     if not metrics:  # not the first process of torchrun's
         return
     if options.json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.training.checking import Settled, refused
+from cloud_hub.training.checking import Settled, contract_refusal
 from cloud_hub.training.dealing import Parts
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.handed import RELEASE, Released
@@ -67,7 +67,7 @@ def compile_run(
         compile_release(replace(asked, on_grid=on_grid, progress=progress))
     except CompilerError as error:
         if request.contract is not None and isinstance(error, InterfaceError):
-            raise refused(request.contract, str(error)) from error
+            raise contract_refusal(request.contract, str(error)) from error
         raise InvalidError(f"the compiler refuses it: {error}", subject="compile", hint=error.hint) from error
 
 

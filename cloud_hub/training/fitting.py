@@ -19,7 +19,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.training import modes
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.losses import Batch, Loss, Weights, first, loss_of
-from cloud_hub.training.parallel import Share, device, share
+from cloud_hub.training.parallel import Share, device, process_share
 from model_compiler.inputs.dataset import Array
 
 CHECKPOINT_EPOCHS = 10
@@ -54,14 +54,16 @@ class FitSettings:
     free: Mapping[str, Tensor] | None = None
 
 
-def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None) -> nn.Module:
+def fit_network(
+    network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None
+) -> nn.Module:
     """Train `network` and return it on the CPU in evaluation mode.
 
     It takes the inputs of `data` by place (`checking.placed` makes it so), and answers as `settings.loss` takes it.
     Rows without a label teach through `teacher` only, whose first output is learned from. Under torchrun all processes
     train it together (`parallel`), and the first keeps the checkpoints.
     """
-    where, mine = device(), share()
+    where, mine = device(), process_share()
     network.to(where)
     modes.train(network, normalising=settings.free is None)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
@@ -102,7 +104,7 @@ def gradients(
     Takes what `fit` takes, and answers in `forward` as there: a recipe's loss may need what it gives in training alone.
     Weights and buffers stay as they are; the network is on the CPU in evaluation mode afterwards.
     """
-    where, mine = device(), share()
+    where, mine = device(), process_share()
     network.to(where)
     if teacher is not None:
         teacher.to(where).eval()

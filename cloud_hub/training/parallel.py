@@ -65,7 +65,7 @@ class Share:
             distributed.barrier()
 
 
-def share() -> Share:
+def process_share() -> Share:
     """This process's share; joins the others at the first call."""
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
         return Share()

@@ -17,7 +17,7 @@ from cloud_hub.training.recipe import LoadedRecipe
 from cloud_hub.training.run import onnx_of_made, settle_run
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.teacher_student import train_student, train_teacher
-from fleet.protocol.task import CLASSIFICATION, in_words
+from fleet.protocol.task import CLASSIFICATION, task_in_words
 from model_compiler.build.adapting import original
 from model_compiler.user_file import said
 
@@ -93,7 +93,7 @@ class _Rehearsal:
         )
         inputs = ", ".join(f"{n} {a.dtype} {_shape(a)}" for n, a in settled.sets.train.inputs.items())
         outputs = ", ".join(f"{t.name} {list(t.shape[1:])}" for t in settled.task.outputs)
-        task = in_words(settled.spec) if settled.spec is not None else CLASSIFICATION
+        task = task_in_words(settled.spec) if settled.spec is not None else CLASSIFICATION
         said = "".join(f"; {finding}" for finding in settled.findings)
         return f"{_counts(settled.sets)}; inputs {inputs}; outputs {outputs}; task {task}{said}"
 

@@ -40,7 +40,7 @@ from fleet.protocol.manifest import Manifest, decode_manifest
 PINNED = "a rollout is under way, its auditor is pinned"
 
 
-def retrain(running: Running, executor: Executor) -> dict[str, object]:
+def run_retrain(running: Running, executor: Executor) -> dict[str, object]:
     """Run the job; returns what was made: snapshot, release, status, accuracies, rollout.
 
     Raises ExecutionError when the recipe does not come to its end, and whatever a step refuses with.

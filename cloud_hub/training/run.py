@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.training.checking import Settled, settle
+from cloud_hub.training.checking import Settled, settle_contract
 from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Examples, Sets, swap_labels
@@ -60,16 +60,17 @@ def lineage_of(request: RunRequest) -> Lineage:
 
 
 def settle_run(request: RunRequest) -> Settled:
-    """Check the recipe before anything is trained (`checking.settle`), and print what is worth knowing of its data."""
-    from cloud_hub.training.parallel import share
+    """Check the recipe before anything is trained (`checking.settle_contract`), and print notes on its data."""
+    from cloud_hub.training.parallel import process_share
 
-    if request.loaded.recipe.fit is not None and share().count > 1:
+    processes = process_share().count
+    if request.loaded.recipe.fit is not None and processes > 1:
         raise InvalidError(
-            f"the recipe: torchrun started {share().count} processes, and its own fit knows nothing of the others",
+            f"the recipe: torchrun started {processes} processes, and its own fit knows nothing of the others",
             subject="recipe",
             hint="start it without torchrun: python -m cloud_hub train …; fit may use several GPUs itself",
         )
-    settled = settle(request.loaded.recipe, sets_of(request), request.contract, request.out)
+    settled = settle_contract(request.loaded.recipe, sets_of(request), request.contract, request.out)
     for finding in settled.findings:
         print(f"data: {finding}", file=sys.stderr)
     return settled
@@ -83,7 +84,7 @@ def onnx_of_made(made: Made, rows: Examples) -> bytes:
     return onnx_of(made.module, made.steps.inputs(rows.take(slice(2)).inputs), made.outputs)
 
 
-def run(request: RunRequest) -> dict[str, float]:
+def run_training(request: RunRequest) -> dict[str, float]:
     """Train and write `out`: student.pt2 (or student.onnx), teacher.onnx where there is a teacher, calibration.npz,
     validation.npz, metrics.json, lineage.json and, where there are preprocessing steps, steps.json, and front.onnx or
     front.tflite for a front. Returns the metric of each on the exam; nothing where torchrun's first process writes."""
@@ -145,9 +146,9 @@ def _write_data(out: Path, settled: Settled, parts: Parts) -> dict[str, int]:
 
 def _writes() -> bool:
     """Tell whether this process writes the run's files: the first under torchrun."""
-    from cloud_hub.training.parallel import share
+    from cloud_hub.training.parallel import process_share
 
-    return share().first
+    return process_share().first
 
 
 def _write_before(out: Path, preparation: Preparation) -> None:

@@ -94,8 +94,8 @@ def _fitted(
     """By the kit's loop. A recipe's own loss gets what `forward` answers, one of the kit's the release's outputs."""
     import torch
 
-    from cloud_hub.training.fitting import fit, save_weights
-    from cloud_hub.training.parallel import share
+    from cloud_hub.training.fitting import fit_network, save_weights
+    from cloud_hub.training.parallel import process_share
     from cloud_hub.training.sparing import free_of
     from model_compiler.build.adapting import original
 
@@ -112,8 +112,8 @@ def _fitted(
     if warm and plan.share < 1:
         worth = _worth(network, data, settings, from_teacher, ahead=plan.ahead)
         settings = replace(settings, free=free_of(worth, plan.share) if worth else None)
-    fit(network, data, settings, from_teacher)
-    if share().first:
+    fit_network(network, data, settings, from_teacher)
+    if process_share().first:
         save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
     return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
 
@@ -146,7 +146,7 @@ def _worth(
 ) -> dict[str, Tensor]:
     """Compute the worth of each weight (`sparing`); the network stays as it is. `ahead`: by a fine-tune of all of
     them, whose checkpoint every share goes on from."""
-    from cloud_hub.training.fitting import fit, gradients
+    from cloud_hub.training.fitting import fit_network, gradients
     from cloud_hub.training.sparing import worth_moved, worth_of
 
     found = gradients(network, data, settings, teacher)
@@ -154,7 +154,7 @@ def _worth(
         return worth_of(network, found)
     before = {name: weights.detach().clone() for name, weights in network.named_parameters()}
     path = settings.checkpoint.with_name("student-ahead.safetensors")
-    moved = fit(deepcopy(network), data, replace(settings, checkpoint=path), teacher)
+    moved = fit_network(deepcopy(network), data, replace(settings, checkpoint=path), teacher)
     return worth_moved(moved, found, before)
 
 
@@ -178,9 +178,9 @@ def _mark(plan: _Plan, warm: bool) -> str:
 
 def _say_loss(plan: _Plan, epoch: int, loss: float) -> None:
     """Each epoch's loss, ten times or so, for whoever reads the job's log."""
-    from cloud_hub.training.parallel import share
+    from cloud_hub.training.parallel import process_share
 
-    if share().first and (epoch % max(plan.epochs // 10, 1) == 0 or epoch == plan.epochs):
+    if process_share().first and (epoch % max(plan.epochs // 10, 1) == 0 or epoch == plan.epochs):
         print(f"{plan.name}: epoch {epoch} of {plan.epochs}, loss {loss:.4g}", file=sys.stderr)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from sqlmodel import select
 
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.execution.log import keep
+from cloud_hub.execution.log import append_log
 from cloud_hub.execution.port import LOG, Executor, NoClusterError, Work
 from cloud_hub.jobs.folders import work_folder
 from cloud_hub.jobs.logs import keep_log
@@ -209,7 +209,7 @@ class Search:
         said = ", ".join(f"{name}={value:g}" for name, value in trial.hyper.items())
         part = f", {trial.share:.0%} of its epochs" if trial.share < 1 else ""
         head = f"== trial {trial.number}: {said}{part}\n"
-        keep(self.folder / LOG, head.encode() + (log.read_bytes() if log.is_file() else b""))
+        append_log(self.folder / LOG, head.encode() + (log.read_bytes() if log.is_file() else b""))
         shutil.rmtree(folder, ignore_errors=True)
 
 

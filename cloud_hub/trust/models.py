@@ -19,7 +19,7 @@ from fleet.api.releases import MeasuredFigures, ReleaseDetail, ReleaseInfo
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.names import check_name
-from fleet.protocol.task import in_words
+from fleet.protocol.task import task_in_words
 from fleet.tasks import Task
 
 
@@ -88,13 +88,13 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
             outputs=list(interface.outputs),
             labels=list(interface.labels),
             sketch_id=interface.sketch_id,
-            task=in_words(interface.named_task),
+            task=task_in_words(interface.named_task),
             preprocess=list(interface.preprocess),
         )
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
 
 
-def task_of(hub: Hub, name: str) -> Task[Any] | None:
+def task_of_labels(hub: Hub, name: str) -> Task[Any] | None:
     """The task that says what a label of the model may be, None where no release names one; NotFoundError."""
     with hub.reading() as session:
         get_model(session, name)

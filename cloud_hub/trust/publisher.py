@@ -14,7 +14,7 @@ from cloud_hub.acts import Entry, FloorRaised, NumberTaken, Position, ReleaseWit
 from cloud_hub.clock import lies_ahead
 from cloud_hub.config_tables import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
-from cloud_hub.journal import Journal, note
+from cloud_hub.journal import Journal, write_act
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
 from cloud_hub.store.tables import ChannelRow, Model, Release
 from cloud_hub.trust import checks, disputes, gone, lifting, outside, recovery, removal, replaying, repository
@@ -138,7 +138,7 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
-            note(draft.session, ReleaseWithdrawn(model=model, number=number))
+            write_act(draft.session, ReleaseWithdrawn(model=model, number=number))
             audit(draft, actor, "release.withdraw", f"{model}/{number}", {"reason": reason})
             return row
 
@@ -167,7 +167,7 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
-            note(draft.session, FloorRaised(model=model, min_release=min_release))
+            write_act(draft.session, FloorRaised(model=model, min_release=min_release))
             audit(draft, actor, "model.floor", model, {"min_release": min_release})
 
         self.transactions.run(change)
@@ -322,7 +322,7 @@ class TufPublisher:
         draft.session.add(owner)
         draft.session.add(row)
         draft.session.flush()
-        note(draft.session, NumberTaken(model=model, number=row.number))
+        write_act(draft.session, NumberTaken(model=model, number=row.number))
         return row
 
     def _fill(self, draft: Draft, row: Release, document: Manifest, manifest: bytes, note: str) -> None:

@@ -19,7 +19,7 @@ _FOLDER = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
 log = logging.getLogger(__name__)
 
 
-def share(directory: Path, group: str = GROUP) -> bool:
+def share_store(directory: Path, group: str = GROUP) -> bool:
     """Give the group what is in the store now and what will be; false, with one line in the log, where it cannot be.
 
     A device without such a group keeps its files to the agent's user and that user's own group.

@@ -15,7 +15,7 @@ from edge_agent.identity.keys import load_key
 def fits(identity: Path) -> bool:
     """Return whether the certificate in use can be read and is the key's own."""
     try:
-        pairs.settle(identity)
+        pairs.finish_replacement(identity)
         certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
         return certificate.public_key() == load_key(identity / pairs.KEY).public_key()
     except (OSError, ValueError, IdentityError):
@@ -31,7 +31,7 @@ def expires_at(identity: Path) -> float:
     return certificate.not_valid_after_utc.timestamp()
 
 
-def check(pem: str, key: Any, ca: bytes) -> float:
+def check_certificate(pem: str, key: Any, ca: bytes) -> float:
     """Check a new certificate, and return since when it holds (Unix seconds).
 
     Args:

@@ -19,7 +19,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, IdentityError, UnreachableError
 from edge_agent.identity.enroll import Enrollment, load_enrollment
 from edge_agent.identity.http import HubHttp
-from edge_agent.identity.pairs import CERTIFICATE, KEY, settle
+from edge_agent.identity.pairs import CERTIFICATE, KEY, finish_replacement
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.mqtt.link import Link
 from edge_agent.ports import HubCalls, HubResponse, Signer
@@ -92,7 +92,7 @@ class Links:
         digest = hashlib.sha256()
         if enrollment.mqtt.tls:
             with _usable():
-                settle(config.identity)
+                finish_replacement(config.identity)
                 for name in ("ca.pem", CERTIFICATE, KEY):
                     digest.update((config.identity / name).read_bytes())
         return enrollment.device_id, looked.follows(enrollment.channel), enrollment.mqtt, digest.digest()

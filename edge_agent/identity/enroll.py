@@ -126,21 +126,21 @@ def _kept(
     directory: Path, base: str, bundle: TrustBundle, answer: EnrollResponse, key: ec.EllipticCurvePrivateKey, now: float
 ) -> Enrollment:
     """Write what the hub answered, `FILE` last: its presence says that enrolment is complete."""
-    from edge_agent.identity.certificates import check
+    from edge_agent.identity.certificates import check_certificate
 
     identity = directory / "identity"
-    since = check(answer.certificate, key.public_key(), bundle.ca)
+    since = check_certificate(answer.certificate, key.public_key(), bundle.ca)
     write_durably(identity / FIRST_ROOT, bundle.root)
     write_durably(identity / "ca.pem", bundle.ca)
     write_durably(identity / pairs.CERTIFICATE, answer.certificate.encode())
     # The first moment that is signed: a clock that is lost before the first look must not make any old metadata good.
     TimeFloor(directory / FLOOR).raise_to(min(now, since))
     found = Enrollment(hub=base, device_id=answer.device_id, channel=answer.channel, mqtt=answer.mqtt)
-    keep(identity, found)
+    write_enrollment(identity, found)
     return found
 
 
-def keep(identity: Path, enrollment: Enrollment) -> None:
+def write_enrollment(identity: Path, enrollment: Enrollment) -> None:
     """Write what `load_enrollment` reads.
 
     Raises:

@@ -20,7 +20,7 @@ KEY, CERTIFICATE = "device.key", "device.crt"
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
 
 
-def settle(folder: Path) -> None:
+def finish_replacement(folder: Path) -> None:
     """Finish a replacement that was cut off."""
     if (folder / NEXT_CERTIFICATE).exists() and not (folder / NEXT_KEY).exists():
         _rename(folder, NEXT_CERTIFICATE, CERTIFICATE)
@@ -42,7 +42,7 @@ def discard_next(folder: Path) -> None:
 
 def candidates(folder: Path) -> tuple[str, ...]:
     """The files of the keys to log in with, the next one first when the hub has certified it."""
-    settle(folder)
+    finish_replacement(folder)
     certified = (folder / NEXT_CERTIFICATE).exists() and (folder / NEXT_KEY).exists()
     return (NEXT_KEY, KEY) if certified else (KEY,)
 

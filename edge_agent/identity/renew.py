@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edge_agent.errors import IdentityError
 from edge_agent.host.durable import write_durably
 from edge_agent.identity import pairs
-from edge_agent.identity.certificates import check
-from edge_agent.identity.enroll import keep, load_enrollment
+from edge_agent.identity.certificates import check_certificate
+from edge_agent.identity.enroll import load_enrollment, write_enrollment
 from edge_agent.identity.keys import load_key, load_or_make_key, sign_renewal, signing_request
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, NonceResponse, RenewRequest, RenewResponse
@@ -41,7 +41,7 @@ class HubDoor(Protocol):
         """Buy a new token, with the next key when there is one; raises DeniedError, UnreachableError."""
 
 
-def renew(hub: HubDoor, identity: Path) -> None:
+def renew_pair(hub: HubDoor, identity: Path) -> None:
     """Get a certificate for a fresh key, prove that key, and let the pair replace the old one.
 
     Raises:
@@ -57,7 +57,7 @@ def renew(hub: HubDoor, identity: Path) -> None:
     signature = sign_renewal(load_key(identity / pairs.KEY), nonce, csr)
     request = RenewRequest(device_id=hub.device_id, nonce=nonce, csr=csr, signature=signature)
     answer = hub.ask("/device/renew", encode_json(request), RenewResponse)
-    check(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
+    check_certificate(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
     write_durably(identity / pairs.NEXT_CERTIFICATE, answer.certificate.encode())
     hub.log_in()
 
@@ -71,7 +71,7 @@ def _next_key(identity: Path) -> ec.EllipticCurvePrivateKey:
         return load_or_make_key(identity / pairs.NEXT_KEY)
 
 
-def follow(directory: Path, mine: DeviceMe) -> bool:
+def follow_broker(directory: Path, mine: DeviceMe) -> bool:
     """Keep the broker that the hub names now; true when it is another one than before.
 
     Raises:
@@ -86,5 +86,5 @@ def follow(directory: Path, mine: DeviceMe) -> bool:
             subject=enrollment.hub,
             hint="set [broker] host and port in the hub's hub.toml",
         )
-    keep(directory / "identity", msgspec.structs.replace(enrollment, mqtt=mine.mqtt))
+    write_enrollment(directory / "identity", msgspec.structs.replace(enrollment, mqtt=mine.mqtt))
     return True

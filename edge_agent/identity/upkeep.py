@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from edge_agent.config import AgentConfig, load
+from edge_agent.config import AgentConfig, load_config
 from edge_agent.errors import AgentError
 from edge_agent.host.child_process import end_with_parent, leave_no_core
 from edge_agent.identity.certificates import fits
@@ -77,16 +77,16 @@ def _in_own_process(config: AgentConfig, mine: DeviceMe) -> IdentityTrouble:
 def keep(config: AgentConfig, mine: DeviceMe) -> IdentityTrouble:
     """Do what is due, here; a broker that cannot be followed keeps no certificate from being renewed."""
     from edge_agent.identity.http import HubHttp
-    from edge_agent.identity.renew import follow, renew
+    from edge_agent.identity.renew import follow_broker, renew_pair
 
     def renew_where_due() -> None:
         """Also without being told to where the disk damaged the certificate: the key proves who this is."""
         if mine.renew or not fits(config.identity):
             timeout_s, slack_s = config.connect_timeout_s, config.clock_slack_s
-            renew(HubHttp(config.dir, connect_timeout_s=timeout_s, clock_slack_s=slack_s), config.identity)
+            renew_pair(HubHttp(config.dir, connect_timeout_s=timeout_s, clock_slack_s=slack_s), config.identity)
 
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
-        (NOT_FOLLOWED, lambda: follow(config.dir, mine)),
+        (NOT_FOLLOWED, lambda: follow_broker(config.dir, mine)),
         (NOT_RENEWED, renew_where_due),
     )
     trouble = IdentityTrouble()
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     leave_no_core()
     mine = msgspec.json.decode(sys.stdin.buffer.read(), type=DeviceMe)
-    sys.stdout.buffer.write(msgspec.json.encode(keep(load(Path(argv[0])), mine)))
+    sys.stdout.buffer.write(msgspec.json.encode(keep(load_config(Path(argv[0])), mine)))
     return 0
 
 

@@ -25,7 +25,7 @@ def decode_keys(data: bytes) -> CommandKeys:
     return decode_json(data, CommandKeys, limit=CONTROL_LIMIT, subject="hub/command-key.json")
 
 
-def accept(
+def verified_command(
     data: bytes,
     keys: CommandKeys | None,
     *,
@@ -101,7 +101,7 @@ class Verifier:
 
     def accept(self, payload: bytes, device: str, counter: int) -> Command:
         """Accept a command for `device` with a number above `counter`; blocks. Raises as `accept` does."""
-        return accept(
+        return verified_command(
             payload,
             self._key(),
             verify=self._verify,

@@ -15,7 +15,7 @@ from edge_agent.errors import ModelLoadError, RuntimeMissingError
 from edge_agent.ports import LoadedModel, Runtime
 from fleet import runtimes
 from fleet.protocol.channel import ROUTING_GRPC
-from fleet.protocol.front import capability
+from fleet.protocol.front import front_capability
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.rpc.loading import installed as rpc_installed
 from fleet.runtimes import RUNTIMES as RUNTIMES
@@ -49,7 +49,7 @@ def capabilities() -> tuple[str, ...]:
     """Return the capabilities that releases and channels may require of this agent: its own, and those that the
     packages beside it allow."""
     more = (ROUTING_GRPC,) if rpc_installed() else ()
-    return (*CAPABILITIES, *(capability(kind) for kind in sorted(kinds())), *more)
+    return (*CAPABILITIES, *(front_capability(kind) for kind in sorted(kinds())), *more)
 
 
 @cache

@@ -23,7 +23,7 @@ from edge_agent.runtimes.selftest import agree_of
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.messages import Benchmark
-from fleet.protocol.selftest import Vector, check, decode_vectors, from_array
+from fleet.protocol.selftest import Vector, check_vectors, decode_vectors, from_array
 
 ROUNDS = 200
 WARM_UP = 10  # runs before the first one that counts: caches, lazy allocation, the clock governor
@@ -130,7 +130,7 @@ def _check_answers(case: Case, model: LoadedModel, vectors: Sequence[Vector]) ->
     if not any(case.variant in vector.outputs for vector in vectors):
         return
     agree = agree_of(case.manifest)
-    outcome = check(vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs, agree)
+    outcome = check_vectors(vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs, agree)
     if not outcome.passed:
         raise TrialError(outcome.reason, subject=case.variant)
 

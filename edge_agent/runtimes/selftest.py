@@ -13,7 +13,7 @@ from edge_agent.errors import ModelLoadError
 from edge_agent.ports import load_variant, read_blob
 from fleet import tasks
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.selftest import Agree, Arrays, SelftestResult, check, decode_vectors
+from fleet.protocol.selftest import Agree, Arrays, SelftestResult, check_vectors, decode_vectors
 from fleet.protocol.task import CLASSIFICATION
 
 
@@ -32,7 +32,7 @@ def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = 
     vectors = decode_vectors(read_blob(blobs, manifest.selftest.blob.sha256))
     model = load_variant(runtime, partial(read_blob, blobs), manifest, variant)
     try:
-        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs, agree_of(manifest))
+        return check_vectors(vectors, manifest.selftest, variant_name, model.run, manifest.outputs, agree_of(manifest))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelLoadError(f"{runtime.name} {runtime.version} failed on variant {variant_name!r}: {error}") from error
     finally:

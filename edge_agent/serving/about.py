@@ -9,7 +9,7 @@ from edge_agent.errors import NotFoundError
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.slots import Served
 from fleet.protocol import oip, repository
-from fleet.protocol.asking import parameters_of
+from fleet.protocol.asking import release_parameters
 from fleet.runtimes.models import MAX_BATCH
 
 PLATFORMS = {"litert": "litert_tflite", "onnx": "onnx_onnxv1"}
@@ -36,7 +36,7 @@ class About:
         """Inputs and outputs, task, class names and preprocessing steps."""
         release = self._held(model, version).release
         manifest, versions = release.manifest, [str(number) for number in self._versions(model)]
-        platform, more = PLATFORMS[release.variant.runtime], parameters_of(manifest)
+        platform, more = PLATFORMS[release.variant.runtime], release_parameters(manifest)
         return oip.model_metadata(release.model, versions, platform, manifest.inputs, manifest.outputs, more)
 
     def model_ready(self, model: str, version: str) -> Document:

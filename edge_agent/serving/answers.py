@@ -57,7 +57,7 @@ def answers_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[Any, ...]
         return ()
 
 
-def parameters_of(
+def answer_parameters(
     verdict: RoutingResult,
     release: InstalledRelease | None,
     confidence: float | None,

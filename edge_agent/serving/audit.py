@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.cloud import Cloud, CloudError
-from edge_agent.serving.failures import in_words, unforeseen
+from edge_agent.serving.failures import error_in_words, unforeseen
 from edge_agent.serving.scores import check_outputs
 from edge_agent.serving.slots import Arrays, Served
 from fleet import tasks
@@ -112,7 +112,7 @@ class Auditor:
                 self.dropped += 1
                 pause_s = (error.retry_after_s or 0.0) if isinstance(error, CloudError) else 0.0
                 model, trace = job.served.release.model, unforeseen(error)
-                log.info("audit of model %s dropped: %s", model, in_words(error), exc_info=trace)
+                log.info("audit of model %s dropped: %s", model, error_in_words(error), exc_info=trace)
             finally:
                 self._bytes -= _size(job)
                 for served in (job.served, job.shadow):

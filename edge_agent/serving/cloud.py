@@ -92,14 +92,14 @@ class HubCloud:
             headers[oip.HEADER] = str(length)
         answer = self._hub.request("POST", path, body, headers, timeout=timeout_s)
         if answer.status != 200:
-            raise refusal("the cloud", answer.status, answer.data, answer.headers)
+            raise cloud_error("the cloud", answer.status, answer.data, answer.headers)
         try:
             return oip.decode_response(answer.data, oip.parse_header(_header(answer.headers, oip.HEADER)))
         except ProtocolError as error:
             raise CloudError(f"the cloud's answer does not decode: {error}", status=502) from error
 
 
-def refusal(who: str, status: int, data: bytes, headers: Mapping[str, Any]) -> CloudError:
+def cloud_error(who: str, status: int, data: bytes, headers: Mapping[str, Any]) -> CloudError:
     """Return the error for an answer that is one, with its time to come back where it names that.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edge_agent.serving.answers import checked
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
-from edge_agent.serving.failures import in_words, unforeseen
+from edge_agent.serving.failures import error_in_words, unforeseen
 from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
 from edge_agent.serving.pending_request import PendingRequest
 from edge_agent.serving.router import Local, Route, RoutingResult, route
@@ -73,5 +73,5 @@ class CloudPart:
             return await self.endpoint.ask(question, asked.entry.routing, max(self._left_s(asked), 0.001)), None
         except Exception as error:  # whatever the cloud's side raises must not cost the local answer
             level = logging.ERROR if unforeseen(error) else logging.DEBUG
-            log.log(level, "cloud: %s", in_words(error), exc_info=unforeseen(error))
+            log.log(level, "cloud: %s", error_in_words(error), exc_info=unforeseen(error))
             return None, word_of(error)

@@ -17,16 +17,16 @@ import time
 from collections.abc import Callable
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
-from edge_agent.serving.answers import answers_of, parameters_of
+from edge_agent.serving.answers import answer_parameters, answers_of
 from edge_agent.serving.cloud_part import CloudPart
 from edge_agent.serving.endpoint import Endpoint
-from edge_agent.serving.failures import in_words
+from edge_agent.serving.failures import error_in_words
 from edge_agent.serving.forwarding import somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
 from edge_agent.serving.pending_request import PendingRequest
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import EDGE, Local, Route, RoutingResult, reason_for, settle, threshold
-from edge_agent.serving.runs import Ran, Threads, ended, run
+from edge_agent.serving.router import EDGE, Local, Route, RoutingResult, reason_for, settle_route, threshold
+from edge_agent.serving.runs import Ran, Threads, ended, run_and_score
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots
 from edge_agent.serving.turns import Answer, InTurn, Turns
@@ -140,7 +140,7 @@ class Engine:
         if idle is None or (asked.until is not None and self._now() >= asked.until):
             served.references += 1
             return self._elsewhere(served, asked, inputs)
-        ran = run(served, idle, inputs)
+        ran = run_and_score(served, idle, inputs)
         ended(served, ran)
         return self._after(served, asked, inputs, ran)
 
@@ -237,7 +237,7 @@ class Engine:
             return self._finish(served, asked, inputs, ran, EDGE)
         plan = self.cloud.plan(served, asked, local, limit)
         if not plan.ask:
-            return self._finish(served, asked, inputs, ran, settle(plan, local_ok=local.ok, cloud_error=None))
+            return self._finish(served, asked, inputs, ran, settle_route(plan, local_ok=local.ok, cloud_error=None))
         served.references += 1
         return self._with_cloud(served, asked, inputs, ran, plan)
 
@@ -247,7 +247,7 @@ class Engine:
         """The caller has taken a reference."""
         try:
             answer, error = await (asked.early or self.cloud.ask(served, asked))
-            verdict = settle(plan, local_ok=ran.failure is None, cloud_error=error)
+            verdict = settle_route(plan, local_ok=ran.failure is None, cloud_error=error)
             return self._finish(served, asked, inputs, ran, verdict, answer)
         finally:
             served.release_reference()
@@ -290,7 +290,7 @@ class Engine:
             model_name=asked.model,
             model_version=answer.model_version or number if answer is not None else number,
             id=asked.request.id,
-            parameters=parameters_of(verdict, release, min(sure) if sure else None, took, answer),
+            parameters=answer_parameters(verdict, release, min(sure) if sure else None, took, answer),
             outputs=answer.outputs
             if answer is not None
             else tuple([oip.TensorValue(*item) for item in ran.outputs.items()]),
@@ -302,7 +302,7 @@ class Engine:
             served.refuse(str(failure), newly=False)
             return failure
         error = InferenceError(
-            f"model {asked.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}",
+            f"model {asked.model!r} failed: {error_in_words(failure)}; cloud: {verdict.fallback_reason}",
             retry_after_s=self.cloud.retry_after_s(asked, verdict),
             busy=verdict.fallback_reason == "cloud-busy",
         )
@@ -312,7 +312,7 @@ class Engine:
     async def _without_local(self, asked: PendingRequest) -> oip.InferResponse:
         plan = self.cloud.plan(None, asked, None, None)
         answer, error = await self.cloud.ask(None, asked) if plan.ask else (None, None)
-        verdict = settle(plan, local_ok=False, cloud_error=error)
+        verdict = settle_route(plan, local_ok=False, cloud_error=error)
         took = self._now() - asked.started
         self._observer.finished(
             Outcome(
@@ -338,7 +338,7 @@ class Engine:
             model_name=asked.model,
             model_version=answer.model_version,
             id=asked.request.id,
-            parameters=parameters_of(verdict, None, None, took, answer),
+            parameters=answer_parameters(verdict, None, None, took, answer),
             outputs=answer.outputs,
         )
 

@@ -11,6 +11,6 @@ def unforeseen(error: Exception) -> bool:
     return not isinstance(error, AgentError | ProtocolError | OSError | ValueError | RuntimeError | MemoryError)
 
 
-def in_words(error: Exception) -> str:
+def error_in_words(error: Exception) -> str:
     """Say what happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
     return str(error) if isinstance(error, AgentError | ProtocolError) else f"{type(error).__name__}: {error}"

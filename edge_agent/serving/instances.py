@@ -24,7 +24,7 @@ EXTRA_BYTES = 256 << 20  # that all interpreters but the first may take
 PER_BYTE = 3  # times the file's size; what an interpreter takes, roughly
 
 
-def most(size: int, cores: int | None = None) -> int:
+def most_interpreters(size: int, cores: int | None = None) -> int:
     """Return the most interpreters for a model file of `size` bytes; `cores` are this machine's by default."""
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     return max(1, min(cores, 1 + EXTRA_BYTES // max(PER_BYTE * size, 1)))

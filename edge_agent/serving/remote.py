@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
-from edge_agent.serving.cloud import CALLS, Carried, Cloud, CloudError, refusal
+from edge_agent.serving.cloud import CALLS, Carried, Cloud, CloudError, cloud_error
 from edge_agent.serving.credentials import authorization
 from edge_agent.serving.remote_rpc import RemoteRpcServer
 from fleet.protocol import oip
@@ -138,7 +138,7 @@ class RemoteServer:
             sent[oip.HEADER] = str(length)
         answer, data = self._post(self._path(model), body, sent, timeout_s)
         if answer.status != 200:
-            raise refusal(self._remote.url, answer.status, data, answer.headers)
+            raise cloud_error(self._remote.url, answer.status, data, answer.headers)
         try:
             return oip.decode_response(data, oip.parse_header(answer.headers.get(oip.HEADER)))
         except ProtocolError as error:

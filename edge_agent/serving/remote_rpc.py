@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
-from edge_agent.serving.cloud import Carried, CloudError, refusal
+from edge_agent.serving.cloud import Carried, CloudError, cloud_error
 from edge_agent.serving.credentials import authorization, origin
 from fleet.protocol import oip
 from fleet.protocol.channel import Remote
@@ -101,7 +101,7 @@ class RemoteRpcServer:
             if error.status in AWAY and error.retry_after is None:
                 raise UnreachableError(f"{url} does not answer: {error}", subject=url) from error
             later = {} if error.retry_after is None else {"retry-after": error.retry_after}
-            raise refusal(url, STATUS.get(error.status, 500), str(error).encode(), later) from error
+            raise cloud_error(url, STATUS.get(error.status, 500), str(error).encode(), later) from error
         except ProtocolError as error:
             raise CloudError(f"the answer of {url} does not decode: {error}", status=502) from error
         finally:

@@ -114,7 +114,7 @@ def route(
     return Route(ask=True, reason=reason)
 
 
-def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> RoutingResult:
+def settle_route(route: Route, *, local_ok: bool, cloud_error: str | None) -> RoutingResult:
     """Return the verdict after the cloud answered (`cloud_error` None), failed, or was not asked."""
     if route.ask and cloud_error is None:
         return RoutingResult(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)

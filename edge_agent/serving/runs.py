@@ -12,7 +12,7 @@ from typing import NamedTuple
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.host.watchdog import Runs
 from edge_agent.ports import LoadedModel
-from edge_agent.serving.failures import in_words, unforeseen
+from edge_agent.serving.failures import error_in_words, unforeseen
 from edge_agent.serving.joint import WIDTH
 from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served
@@ -24,7 +24,7 @@ from fleet.runtimes.models import cut, joined, unfair
 
 log = logging.getLogger(__name__)
 
-THREADS = 32  # runs at the same time, of all models; each has its own bound (`instances.most`)
+THREADS = 32  # runs at the same time, of all models; each has its own bound (`instances.most_interpreters`)
 
 
 class Ran(NamedTuple):
@@ -40,7 +40,7 @@ class Ran(NamedTuple):
         return self.failure is not None and not isinstance(self.failure, RefusalError)
 
 
-def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
+def run_and_score(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
     """Run and score, in any thread. The listener for its end tells it to `ended`, on the event loop."""
     try:
         outputs = served.run(inputs, model)
@@ -52,7 +52,7 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
         if reason:
             return Ran({}, Scores(), RefusalError(reason, word="batch"))
         name, number = served.release.model, served.release.number
-        log.warning("model %s release %d failed: %s", name, number, in_words(error), exc_info=unforeseen(error))
+        log.warning("model %s release %d failed: %s", name, number, error_in_words(error), exc_info=unforeseen(error))
         return Ran({}, Scores(), InferenceError(str(error)) if isinstance(error, MalformedError) else error)
 
 
@@ -70,7 +70,7 @@ def run_together(served: Served, requests: Sequence[Arrays]) -> list[Ran] | None
         answers = cut(outputs, [1] * WIDTH)[:count]
         return [Ran(*pair) for pair in zip(answers, score_each(served, outputs, answers), strict=True)]
     except Exception as error:  # whatever a runtime raises, as in `run`
-        words = in_words(error)
+        words = error_in_words(error)
         log.info(
             "model %s: %d requests failed together: %s",
             served.release.model,
@@ -128,7 +128,7 @@ class Threads:
             raise LateError("the caller has gone while others had the model")
         served.references += 1
         self.runs.begin()
-        call = loop.run_in_executor(self.pool, run, served, model, inputs)
+        call = loop.run_in_executor(self.pool, run_and_score, served, model, inputs)
         call.add_done_callback(functools.partial(self._ended, served, model))
         await asyncio.wait({call}, timeout=None if until is None else until - loop.time())
         if not call.done():

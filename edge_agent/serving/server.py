@@ -19,7 +19,7 @@ from edge_agent.serving.infer import InferRoute
 from edge_agent.serving.tracing import traced
 from fleet.protocol.hosts import is_loopback
 from fleet.runtimes.cost import IN_FLIGHT
-from fleet.serving import BoundedServer, ByteBudget, Shared, hot_protocol, most
+from fleet.serving import BoundedServer, ByteBudget, Shared, hot_protocol, most_connections
 from fleet.tracing import OFF, Tracer
 
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
@@ -34,10 +34,10 @@ class AgentServer(BoundedServer):
         yield
 
 
-def share(engine: Engine, tracer: Tracer = OFF) -> Shared:
+def make_shared(engine: Engine, tracer: Tracer = OFF) -> Shared:
     """Make what all connections of an agent share: the hot route, the bytes in flight, their number."""
     budget = ByteBudget(IN_FLIGHT)
-    return Shared(traced(InferRoute(engine, budget), tracer), budget, most())
+    return Shared(traced(InferRoute(engine, budget), tracer), budget, most_connections())
 
 
 def make_server(app: App, shared: Shared) -> AgentServer:
@@ -58,7 +58,7 @@ def make_server(app: App, shared: Shared) -> AgentServer:
     return AgentServer(settings, shared)
 
 
-def listen(config: AgentConfig) -> list[socket.socket]:
+def bind_local_api(config: AgentConfig) -> list[socket.socket]:
     """Bind the local API's sockets: loopback, a Unix socket, or both.
 
     Raises:

@@ -22,8 +22,8 @@ from edge_agent.errors import ActivationError, UnreadableError
 from edge_agent.host import memory
 from edge_agent.ports import InstalledRelease, LoadedModel, ReleaseHealth, Runtime, load_variant
 from edge_agent.serving import pieces
-from edge_agent.serving.failures import in_words, unforeseen
-from edge_agent.serving.instances import Instances, most
+from edge_agent.serving.failures import error_in_words, unforeseen
+from edge_agent.serving.instances import Instances, most_interpreters
 from edge_agent.serving.joint import Joint
 from edge_agent.serving.loading import WALL_S, Loads
 from edge_agent.serving.run_times import RunTimes
@@ -68,7 +68,7 @@ class Served:
         self.refusal = ""
         self._model = model
         self._cut = False  # see `pieces`
-        limit = most(release.variant.blob.size)
+        limit = most_interpreters(release.variant.blob.size)
         self.instances = Instances(model, load, limit)
         self.joint = Joint(model, load, self._vectors)
         self.task = tasks.of_manifest(release.manifest)
@@ -321,7 +321,9 @@ class Slots:
             what = f"model {release.model} release {release.number} cannot be loaded"
             if unforeseen(error):
                 log.exception("%s", what)
-            raise ActivationError(f"{what}: {in_words(error)}", hint="the previous release keeps serving") from error
+            raise ActivationError(
+                f"{what}: {error_in_words(error)}", hint="the previous release keeps serving"
+            ) from error
         served.warm_up()
         return served
 

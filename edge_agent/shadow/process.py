@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import ShadowError
 from edge_agent.host.child_process import kill
 from edge_agent.shadow.child import ANSWER_LIMIT, Answered, ShadowRequest, framed
@@ -46,7 +46,7 @@ class ChildProcesses:
     """Implements `Processes` by processes of this interpreter (`shadow.child`)."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._config = directory, load(directory)
+        self._directory, self._config = directory, load_config(directory)
 
     async def start(self, held: HeldRelease) -> tuple[ChildProcess, float]:
         """See the port."""

@@ -22,7 +22,7 @@ from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import RoutingResult
 from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served, Slots
-from edge_agent.telemetry.local_records import listen
+from edge_agent.telemetry.local_records import receive_datagrams
 from fleet.protocol.channel import MILLION
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, ProtocolError, TooLargeError
@@ -113,7 +113,7 @@ class LocalDraws:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        await listen(self._path, self._ready)
+        await receive_datagrams(self._path, self._ready)
 
     def _ready(self, listener: socket.socket) -> None:
         """Take in one batch; the event loop comes back for the next, and others' requests come between."""

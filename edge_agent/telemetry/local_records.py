@@ -32,7 +32,7 @@ class LocalRecords:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        await listen(self._path, self._ready)
+        await receive_datagrams(self._path, self._ready)
 
     def _ready(self, listener: socket.socket) -> None:
         count = 0
@@ -50,7 +50,7 @@ class LocalRecords:
                 log.info("a datagram of local records is refused: %s", error)
 
 
-async def listen(path: Path, ready: Callable[[socket.socket], None]) -> None:
+async def receive_datagrams(path: Path, ready: Callable[[socket.socket], None]) -> None:
     """Call `ready` whenever a datagram may be received at `path`, until cancelled; for the agent's group only."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

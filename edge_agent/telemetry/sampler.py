@@ -17,7 +17,15 @@ from edge_agent.serving.outcomes import Outcome
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import threshold
 from edge_agent.serving.slots import Slots
-from edge_agent.telemetry.samples import Draft, SampleStore, build, choose, class_of, is_outlying, may_keep
+from edge_agent.telemetry.samples import (
+    Draft,
+    SampleStore,
+    class_of,
+    is_outlying,
+    make_sample,
+    may_keep,
+    reason_to_keep,
+)
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.wanted import Draw, Want, read_want
 from fleet.protocol.confidence import should_defer
@@ -79,7 +87,7 @@ class Sampler:
             return
         disagreeing = bool(answers and theirs) and not task.agrees(answers[0], theirs[0])
         uncertain = self._uncertain(outcome)
-        reason = choose(sampling, chance, uncertain=uncertain, disagreeing=disagreeing)
+        reason = reason_to_keep(sampling, chance, uncertain=uncertain, disagreeing=disagreeing)
         if reason is not None:
             self._add(self._drafted(outcome, encoder, reason))
         if draw is not None and reason != "random":  # one that is drawn at random anyway is not drawn twice
@@ -132,7 +140,7 @@ class Sampler:
         by_model: dict[str, list[Any]] = {}
         for draft, encoder in drafts:
             if draft.reason != "outlying" or is_outlying(draft.inputs, encoder):
-                by_model.setdefault(draft.model, []).append(build(draft))
+                by_model.setdefault(draft.model, []).append(make_sample(draft))
         for model, samples in by_model.items():
             kept += self._store.put(samples, max_bytes=self._policies.entry(model).sampling.max_spool_bytes)
         channel = self._policies.channel

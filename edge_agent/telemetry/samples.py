@@ -18,7 +18,7 @@ from edge_agent.ports import Arrays
 from edge_agent.telemetry.database import Database
 from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
-from fleet.protocol.drift_encoder import Encoder, rows_of
+from fleet.protocol.drift_encoder import Encoder, encodable_rows
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason
 from fleet.protocol.sketch import outlying
 from fleet.protocol.task import CLASSIFICATION, NO_CLASS
@@ -51,7 +51,7 @@ def may_keep(sampling: Sampling, draw: float) -> bool:
     return sampling.enabled and draw * MILLION < sampling.random_ppm + sampling.uncertain_ppm
 
 
-def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: bool) -> SampleReason | None:
+def reason_to_keep(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: bool) -> SampleReason | None:
     """The reason to keep a request, or None.
 
     Args:
@@ -77,11 +77,11 @@ def is_outlying(inputs: Arrays, encoder: Encoder | None) -> bool:
     if encoder is None:
         return False
     array = inputs.get(encoder.tensor) if encoder.tensor else next(iter(inputs.values()), None)
-    rows = rows_of(encoder, () if array is None else array[:1])
+    rows = encodable_rows(encoder, () if array is None else array[:1])
     return bool(len(rows)) and bool(outlying(encoder, rows)[0])
 
 
-def build(draft: Draft) -> Sample:
+def make_sample(draft: Draft) -> Sample:
     """The sample of a draft, with an id that sorts by time and is unique for ever."""
     return Sample(
         id=f"{int(draft.at * 1000):012x}{secrets.token_hex(10)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fleet.protocol.quantiles import merge, summarize
+from fleet.protocol.quantiles import merge, summarize_numbers
 from fleet.protocol.telemetry import VALUES, QuantileData
 
 WAITING = 4096  # numbers that are summarised together; most windows end with fewer, off the request path
@@ -23,7 +23,7 @@ class Values:
             for place, value in enumerate(answer[:VALUES]):
                 if place == len(self._waiting):
                     self._waiting.append([])
-                    self._summed.append(summarize(()))
+                    self._summed.append(summarize_numbers(()))
                 self._waiting[place].append(value)
                 if len(self._waiting[place]) == WAITING:
                     self._sum(place)
@@ -36,5 +36,5 @@ class Values:
 
     def _sum(self, place: int) -> None:
         if self._waiting[place]:
-            self._summed[place] = merge((self._summed[place], summarize(self._waiting[place])))
+            self._summed[place] = merge((self._summed[place], summarize_numbers(self._waiting[place])))
             self._waiting[place].clear()

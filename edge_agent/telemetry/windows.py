@@ -17,8 +17,8 @@ import numpy as np
 from edge_agent.telemetry.shadowed import ShadowTally
 from edge_agent.telemetry.values import Values
 from fleet.protocol.channel import RolloutRef
-from fleet.protocol.drift_encoder import Encoder, rows_of
-from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
+from fleet.protocol.drift_encoder import Encoder, encodable_rows
+from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, planned_figures, summarize_input
 from fleet.protocol.sketch import Sketcher, outlying
 from fleet.protocol.telemetry import DRAWN_ROWS, InputSummary, PairCounts, SketchData, Window
 from fleet.protocol.tensor_spec import Tensor
@@ -246,7 +246,7 @@ class Builder:
             return None, -1
         tensor, encoder = self._encoder.tensor, self._encoder
         watched = (row.get(tensor) if tensor else next(iter(row.values())) for row in self._reservoir)
-        rows = rows_of(encoder, (row for row in watched if row is not None))
+        rows = encodable_rows(encoder, (row for row in watched if row is not None))
         if not len(rows):
             return None, -1
         sketcher = Sketcher(encoder)
@@ -255,7 +255,7 @@ class Builder:
 
     def _inputs(self) -> tuple[InputSummary, ...]:
         found = []
-        for told in plan(self._tensors):
+        for told in planned_figures(self._tensors):
             rows = [row[told.tensor] for row in self._reservoir if told.tensor in row]
             places = self._broken.get(told.tensor, Counter())
             values = told.kind == "values"
@@ -263,7 +263,7 @@ class Builder:
             for place, count in places.items():
                 refused[str(place) if values and place >= 0 else ""] += count
             if rows or refused:
-                found.append(summarize(told, rows, refused))
+                found.append(summarize_input(told, rows, refused))
         return tuple(found)
 
 

@@ -199,7 +199,9 @@ def _not_understood(error: Exception) -> InstallResult:
     )
 
 
-def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> InstallResult:
+def ask_agent_to_install(
+    directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2
+) -> InstallResult:
     """Have the running agent install from a folder, and wait for the result.
 
     Args:

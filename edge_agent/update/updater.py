@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError, said
-from edge_agent.host.sharing import share
+from edge_agent.host.sharing import share_store
 from edge_agent.host.timing import SYSTEM, Timing
 from edge_agent.ports import Activator
 from edge_agent.update.activation import Activation
@@ -68,7 +68,7 @@ class Updater:
         self.file, self._states = states.file, states
         self._crash_log = CrashLog(config.dir, loader(looks.device.runtimes))
         self._activation = Activation(self.store, activator, states, self._crash_log, now=timing.now)
-        share(config.dir)
+        share_store(config.dir)
         self._offers = OfferApplier(
             config, states, self._activation, activator, looks.children, budget=budget, clock=timing.clock
         )

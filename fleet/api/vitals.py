@@ -58,13 +58,15 @@ class Ill(NamedTuple):
 
 def hour_in_words(hour: VitalsHour) -> dict[str, str]:
     """`{"cpu": "12 % busy, 60 % at most", "memory": "0.4 GiB of 1 GiB free", …}`: the worst of what is told."""
-    told = in_words(DeviceVitals(at=hour.begins, **hour.model_dump(exclude={"begins", "heartbeats", "cpu_most"})))
+    told = vitals_in_words(
+        DeviceVitals(at=hour.begins, **hour.model_dump(exclude={"begins", "heartbeats", "cpu_most"}))
+    )
     if hour.cpu_most is not None and "cpu" in told:
         told["cpu"] += f", {100 * hour.cpu_most:.0f} % at most"
     return told
 
 
-def in_words(vitals: DeviceVitals | None) -> dict[str, str]:
+def vitals_in_words(vitals: DeviceVitals | None) -> dict[str, str]:
     """`{"cpu": "12 % busy", "memory": "0.4 GiB of 1 GiB free", "disk": …, "temperature": "51 °C"}`: what is told."""
     if vitals is None:
         return {}

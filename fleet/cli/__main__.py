@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fleet.console.starting import start
+from fleet.console.starting import start_command
 
 
 def main() -> None:
     """Start it, or say which extra is missing."""
-    start("fleet", "fleet.cli.main", "fleet")
+    start_command("fleet", "fleet.cli.main", "fleet")
 
 
 if __name__ == "__main__":

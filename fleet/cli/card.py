@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import note, print_json
+from fleet.cli.output import print_json, print_note
 from fleet.cli.session import JsonFlag, client_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show(
     found = client_of(context).release_card(model, number)
     if out is not None:
         out.write_text(found.markdown, encoding="utf-8")
-        note(f"wrote {out}")
+        print_note(f"wrote {out}")
     if json:
         print_json(found)
     elif out is None:

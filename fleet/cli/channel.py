@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from fleet.cli.output import note, print_document, print_items, print_json
+from fleet.cli.output import print_document, print_items, print_json, print_note
 from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def set_(
     if not entry and not whole:
         raise typer.BadParameter("nothing to change; see fleet channel set --help")
     if entry and client.set_channel_model(channel, model, body_of(EntryChanges, **entry)).version == 1:
-        note(f"channel {channel} is new: no device follows it yet")
+        print_note(f"channel {channel} is new: no device follows it yet")
     if whole:
         client.change_channel(channel, body_of(ChannelChanges, **whole))
     _print(client.channel(channel), json=json)

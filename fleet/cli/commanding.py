@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fleet.cli.output import moment
+from fleet.cli.output import local_time
 from fleet.errors import ConflictError, FailedError, TimedOutError, UnreachableError
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 FIRST_S, LAST_S = 0.25, 2.0  # between two looks for an answer: soon at first
 
 
-def ask(session: Session, device: str, kind: str, arguments: dict[str, Any], *, timeout_s: float) -> CommandAnswer:
+def ask_device(
+    session: Session, device: str, kind: str, arguments: dict[str, Any], *, timeout_s: float
+) -> CommandAnswer:
     """Send a command to a device that is there, and wait for its answer.
 
     Raises:
@@ -44,7 +46,7 @@ def refuse_absent(device: DeviceDetail) -> None:
     if device.state == "offline":
         heard = "it was never heard"
         if device.last_seen_at is not None:
-            heard = f"it was heard last at {moment(device.last_seen_at)}"
+            heard = f"it was heard last at {local_time(device.last_seen_at)}"
         raise UnreachableError(
             f"device {device.id!r} is offline: {heard}; nothing was sent",
             subject=device.id,

@@ -10,7 +10,7 @@ import typer
 
 from fleet.cli import device_commands, device_samples
 from fleet.cli.device_commands import DeviceArgument
-from fleet.cli.output import Column, moment, note, print_document, print_items, print_json
+from fleet.cli.output import Column, local_time, print_document, print_items, print_json, print_note
 from fleet.cli.session import JsonFlag, SinceOption, body_of, client_of, parse_pairs, session_of
 from fleet.protocol.bounds import whole_number
 
@@ -55,7 +55,7 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
 
     Example: fleet device show kiosk-7
     """
-    from fleet.api.vitals import in_words
+    from fleet.api.vitals import vitals_in_words
 
     found = client_of(context).device(device)
     if json:
@@ -68,23 +68,23 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
         ("certificate", "certificate_expires_at"),
     ]
     if found.vitals is not None:
-        columns += [(name, partial(_said, words)) for name, words in in_words(found.vitals).items()]
+        columns += [(name, partial(_said, words)) for name, words in vitals_in_words(found.vitals).items()]
         columns.append(("machine told", "vitals.at"))
     print_document(found, columns, json=False)
     if found.problem:
-        note(f"{found.problem}: {found.hint}")
+        print_note(f"{found.problem}: {found.hint}")
     if found.info.problem not in ("", found.problem):
-        note(f"{found.info.problem}: {found.info.hint}")
+        print_note(f"{found.info.problem}: {found.info.hint}")
     for model, held in found.held_back.items():
         keeps = f"release {held.release}" if held.release else "what it has"
         needs = f"release {held.offered} needs {', '.join(held.lacks)}, which this agent lacks"
-        note(f"{model}: {needs}; it keeps {keeps} (try: update the agent)")
+        print_note(f"{model}: {needs}; it keeps {keeps} (try: update the agent)")
     if found.set_aside:
-        note(f"{found.set_aside} messages could not be taken (try: fleet device set-aside {device})")
+        print_note(f"{found.set_aside} messages could not be taken (try: fleet device set-aside {device})")
     for known in found.models:
         if known.reason:
             hint = f" (try: {known.hint})" if known.hint else ""
-            note(f"{known.model}: {known.reason} at {moment(known.at)}: {known.detail}{hint}")
+            print_note(f"{known.model}: {known.reason} at {local_time(known.at)}: {known.detail}{hint}")
 
 
 def _said(words: str, _device: object) -> str:
@@ -101,7 +101,7 @@ def vitals(context: typer.Context, device: DeviceArgument, since: SinceOption = 
 
     session = session_of(context)
     hours = session.client.device_vitals(device, since=session.since(since))
-    columns: list[Column] = [("hour", lambda hour: moment(hour.begins)), ("heartbeats", "heartbeats")]
+    columns: list[Column] = [("hour", lambda hour: local_time(hour.begins)), ("heartbeats", "heartbeats")]
     columns += [(name, partial(_of_hour, name, hour_in_words)) for name in ("cpu", "memory", "disk", "temperature")]
     print_items(hours, columns, json=json, empty="it told nothing of its machine in that time")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli.commanding import ask, refuse_absent
-from fleet.cli.output import JsonLines, harmless, moment, note, print_items, print_json
+from fleet.cli.commanding import ask_device, refuse_absent
+from fleet.cli.output import JsonLines, harmless, local_time, print_items, print_json, print_note
 from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, session_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def diagnose(
     Example: fleet device diagnose kiosk-7
     """
     from fleet.api import diagnosis
-    from fleet.api.vitals import in_words
+    from fleet.api.vitals import vitals_in_words
     from fleet.errors import FleetError
 
     session = session_of(context)
@@ -54,7 +54,7 @@ def diagnose(
     failure: FleetError | None = None
     try:
         refuse_absent(known)
-        said = ask(session, device, "diagnose", {}, timeout_s=timeout).data
+        said = ask_device(session, device, "diagnose", {}, timeout_s=timeout).data
     except FleetError as error:
         failure = error
     found = diagnosis.findings(known, said, session.now())
@@ -63,10 +63,10 @@ def diagnose(
         print_json({"device": device, "answered": failure is None, "ill": ill, "answer": said})
     else:
         _tell(device, found, diagnosis.untold(said), answered=failure is None)
-        if told := in_words(known.vitals):
+        if told := vitals_in_words(known.vitals):
             assert known.vitals is not None
             words = ", ".join(f"{name} {value}" for name, value in told.items())
-            sys.stdout.write(f"its machine, as told at {moment(known.vitals.at)}: {words}\n")
+            sys.stdout.write(f"its machine, as told at {local_time(known.vitals.at)}: {words}\n")
     if failure is not None:
         raise failure
 
@@ -114,7 +114,7 @@ def logs(
     if since:
         wanted["seconds"] = session.ago(since)
     begun = session.monotonic()
-    data = ask(session, device, "logs", wanted, timeout_s=timeout).data
+    data = ask_device(session, device, "logs", wanted, timeout_s=timeout).data
     told = _told(data)
     if follow:
         tell: Callable[[Line], object] = JsonLines() if json else _tell_line
@@ -127,9 +127,9 @@ def logs(
     left_out = data.get("left_out")
     sys.stdout.write("".join(line_of(line) for line in told))
     if not told:
-        note("no line of that time is kept")
+        print_note("no line of that time is kept")
     elif isinstance(left_out, int) and left_out > 0:
-        note(f"{left_out} older lines are kept there; with a larger --lines more of them fit")
+        print_note(f"{left_out} older lines are kept there; with a larger --lines more of them fit")
 
 
 def _told(data: Mapping[str, Any]) -> list[Line]:
@@ -157,10 +157,10 @@ def _follow(
         begun = session.monotonic()
         wanted = {"lines": MOST_LINES, "seconds": begun - asked + OVERLAP_S}
         try:
-            found = _told(ask(session, device, "logs", wanted, timeout_s=timeout_s).data)
+            found = _told(ask_device(session, device, "logs", wanted, timeout_s=timeout_s).data)
         except (TimedOutError, UnreachableError) as error:
             if not away:
-                note(f"{error}; it is asked again")
+                print_note(f"{error}; it is asked again")
             away = str(error)
             continue
         away, asked = "", begun
@@ -185,7 +185,7 @@ def beyond(known: Sequence[Line], found: Sequence[Line]) -> Sequence[Line]:
 def line_of(line: Mapping[str, Any]) -> str:
     """A record; what follows its first line, such as a trace, is indented, so that nothing in it looks like another."""
     at = line.get("at")
-    when = moment(at) if isinstance(at, int | float) else "–"
+    when = local_time(at) if isinstance(at, int | float) else "–"
     first, *rest = str(line.get("text", "")).split("\n")
     head = f"{when} {line.get('level', '')} {line.get('name', '')}: {first}"
     return "".join(harmless(part) + "\n" for part in (head, *(f"    {part}" for part in rest)))
@@ -219,11 +219,11 @@ def bench(
     failure: FleetError | None = None
     for name in wanted:
         try:
-            answer = ask(session, device, "benchmark", {"model": name, "rounds": rounds}, timeout_s=timeout)
+            answer = ask_device(session, device, "benchmark", {"model": name, "rounds": rounds}, timeout_s=timeout)
             figures.append(answer.data)
         except FleetError as error:  # one model's trouble takes no other along
             if failure is not None or len(wanted) > 1:
-                note(f"{name}: {error}")
+                print_note(f"{name}: {error}")
             failure = failure or error
     print_items(figures, FIGURES, json=json, empty="nothing was measured")
     if failure is not None:

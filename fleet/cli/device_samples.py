@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleet.cli.commanding import ask
+from fleet.cli.commanding import ask_device
 from fleet.cli.device_commands import DeviceArgument
-from fleet.cli.output import note, print_document, print_items
+from fleet.cli.output import print_document, print_items, print_note
 from fleet.cli.sample import COLUMNS
 from fleet.cli.session import JsonFlag, ModelOption, TimeoutOption, parse_seconds, session_of
 from fleet.errors import ConflictError, NotFoundError
@@ -53,9 +53,9 @@ def samples(
             raise typer.BadParameter("--ask and --out do not go together: samples come over time")
         refuse_unsampled(session, device, model)
         wanted = {"model": model, "count": count, "max_bytes": mib * MIB, "seconds": parse_seconds(during)}
-        will = ask(session, device, "send-samples", wanted, timeout_s=timeout).data
+        will = ask_device(session, device, "send-samples", wanted, timeout_s=timeout).data
         print_document(_told(will), WILL, json=json)
-        note(f"see those that have come: fleet device samples {device} --model {model}")
+        print_note(f"see those that have come: fleet device samples {device} --model {model}")
     elif out is not None:
         data = session.client.export_samples(model, device=device)
         out.write_bytes(data)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import Column, moment, print_document, print_items, print_json
+from fleet.cli.output import Column, local_time, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, body_of, client_of
 
 if TYPE_CHECKING:
@@ -187,4 +187,4 @@ def _delay(found: Agreement) -> str:
 
 
 def _moment(at: float | None) -> str:
-    return "" if at is None else moment(at)
+    return "" if at is None else local_time(at)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleet.cli.output import note, print_document, print_items
+from fleet.cli.output import print_document, print_items, print_note
 from fleet.cli.session import JsonFlag, SinceOption, TimeoutOption, client_of, session_of
 from fleet.errors import FailedError
 
@@ -143,4 +143,4 @@ def _show(event: EventInfo, *, json: bool) -> None:
         for one in event.deliveries:
             for tried in one.log:
                 came = f"{tried.status} {tried.error}".strip() if tried.status else tried.error or "acknowledged"
-                note(f"{one.target}: {came}")
+                print_note(f"{one.target}: {came}")

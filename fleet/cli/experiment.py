@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleet.cli.output import Column, moment, note, print_items
+from fleet.cli.output import Column, local_time, print_items, print_note
 from fleet.cli.session import JsonFlag, client_of
 from fleet.errors import NotFoundError
 
@@ -94,9 +94,9 @@ def compare(
     columns: list[Column] = [("of each", "name"), *((run.id, run.id) for run in chosen)]
     print_items(rows, columns, json=json, empty="")
     if len({run.snapshot for run in chosen}) > 1:
-        note("they were trained on different snapshots: their figures are of different data")
+        print_note("they were trained on different snapshots: their figures are of different data")
     if len({run.metric for run in chosen}) > 1:
-        note("they were measured by different metrics")
+        print_note("they were measured by different metrics")
 
 
 def side_by_side(runs: list[RunInfo]) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def side_by_side(runs: list[RunInfo]) -> list[dict[str, Any]]:
 
 def _cell(run: RunInfo, key: Any) -> Any:
     if key == "at":
-        return moment(run.at)
+        return local_time(run.at)
     return key(run) if callable(key) else getattr(run, key)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import JsonLines, note, print_document, print_items
+from fleet.cli.output import JsonLines, print_document, print_items, print_note
 from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, client_of, session_of
 from fleet.errors import FailedError
 
@@ -94,7 +94,7 @@ def watch_job(session: Session, job: str, *, timeout_s: float, json: bool, lines
             tell(found)
         if (found.state, found.step) not in shown:
             shown.add((found.state, found.step))
-            note(f"{found.state}: {found.step or 'no step yet'} ({found.progress:.0%})")
+            print_note(f"{found.state}: {found.step or 'no step yet'} ({found.progress:.0%})")
 
     document = session.follow(
         lambda: session.client.job(job),

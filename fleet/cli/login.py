@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.output import note, print_document
+from fleet.cli.output import print_document, print_note
 from fleet.cli.session import JsonFlag, session_of
 
 
@@ -35,4 +35,4 @@ def login(
     save_login(path, chosen)
     print_document({"hub": url, "config": str(path)}, [("hub", "hub"), ("config", "config")], json=json)
     if not json:
-        note("logged in")
+        print_note("logged in")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleet.cli.output import note, print_document, print_items
+from fleet.cli.output import print_document, print_items, print_note
 from fleet.cli.session import JsonFlag, body_of, client_of
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def delete(context: typer.Context, name: NameArgument, json: JsonFlag = False) -
     Example: fleet model delete digitz
     """
     print_document(client_of(context).delete_model(name), COLUMNS[:2], json=json)
-    note("its numbers are not used again; its blobs are removed after a day")
+    print_note("its numbers are not used again; its blobs are removed after a day")
 
 
 def _settings(text: str) -> dict[str, Any] | None:
@@ -152,5 +152,7 @@ def _in_words(found: ShareOfRight | None) -> str:
 def _say_disputed(found: ModelInfo) -> None:
     if found.disputed:
         numbers = ", ".join(str(number) for number in found.disputed)
-        note(f"releases {numbers} of {found.name} disagree on its interface; nothing is published before you choose:")
-        note(f"fleet model change {found.name} --interface-from N")
+        print_note(
+            f"releases {numbers} of {found.name} disagree on its interface; nothing is published before you choose:"
+        )
+        print_note(f"fleet model change {found.name} --interface-from N")

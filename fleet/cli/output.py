@@ -72,7 +72,7 @@ def print_items(items: Sequence[object], columns: Sequence[Column], *, json: boo
         writer.writerows([no_formula(cell(item, key, none="")) for _, key in columns] for item in items)
         return
     if not items:
-        note(empty)
+        print_note(empty)
         return
     from rich.console import Console
     from rich.table import Table
@@ -112,7 +112,7 @@ def print_document(document: object, columns: Sequence[Column], *, json: bool) -
         sys.stdout.write(f"{heading + ':':<{width}} {cell(document, key)}\n")
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """A remark for people in one line, kept out of what a program reads."""
     sys.stderr.write(harmless(text) + "\n")
 
@@ -139,7 +139,7 @@ def cell(item: object, key: str | Callable[[Any], object], none: str = "–") ->
     if value is None or value == "":
         return none
     if name in ("at", "until") and isinstance(value, (int, float)):
-        return moment(value)
+        return local_time(value)
     text = text_of(value)
     return none if text == "–" else harmless(text)
 
@@ -161,7 +161,7 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def moment(seconds: float) -> str:
+def local_time(seconds: float) -> str:
     """Unix seconds as a local date and time with its distance from UTC; a number that is no moment as it is."""
     if not 0 <= seconds < END_OF_TIME:
         return str(seconds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleet.api.durations import planned_span
-from fleet.cli.output import Column, note, print_document, print_items, print_json
+from fleet.cli.output import Column, print_document, print_items, print_json, print_note
 from fleet.cli.scheduling import schedule_of
 from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
 from fleet.errors import ConflictError
@@ -228,9 +228,9 @@ def create(context: typer.Context, wanted: NewRollout, json: bool) -> None:
     made = client_of(context).create_rollout(wanted)
     print_document(made, COLUMNS, json=json)
     if made.cannot_follow:
-        note(f"{made.cannot_follow} devices lack what this release requires; they keep what they have")
+        print_note(f"{made.cannot_follow} devices lack what this release requires; they keep what they have")
     for line in made.notes:
-        note(f"note: {line}")
+        print_note(f"note: {line}")
 
 
 def _settings(

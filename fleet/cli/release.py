@@ -9,8 +9,8 @@ import typer
 from msgspec import to_builtins
 
 from fleet.cli import card
-from fleet.cli.output import Column, moment, print_document, print_items, print_json
-from fleet.cli.output import note as say
+from fleet.cli.output import Column, local_time, print_document, print_items, print_json
+from fleet.cli.output import print_note as say
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
 
@@ -218,7 +218,7 @@ def bundle(
     made = Bundler(client.static, client.static_piece, out).write(channel, tuple(model or ()))
     print_document(to_builtins(made), BUNDLED, json=json)
     if made.valid_until <= session.now():
-        say(f"warning: the hub's metadata ended on {moment(made.valid_until)}, so no device will install from this")
+        say(f"warning: the hub's metadata ended on {local_time(made.valid_until)}, so no device will install from this")
         say("try: cloud-hub serve DIR, which signs daily, or cloud-hub keys renew DIR; then bundle again")
         return
     say(f"on the device, before it expires: edge-agent install {out} --dir AGENTDIR")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleet.cli import planning, watching
-from fleet.cli.output import JsonLines, moment, note, print_document, print_items, print_json
+from fleet.cli.output import JsonLines, local_time, print_document, print_items, print_json, print_note
 from fleet.cli.planning import COLUMNS
 from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, client_of, session_of
 from fleet.errors import HaltedError
@@ -132,16 +132,16 @@ def _follow(session: Session, rollout: str, timeout_s: float, tell: Callable[[Ro
         tell(found)
         if found.waits.startswith("waits") and found.waits not in seen:
             seen.add(found.waits)
-            note(f"it {found.waits}")
+            print_note(f"it {found.waits}")
         judged = found.shadow if found.stage == 0 else found.verdict
         lacks = judged.reason if judged is not None else ""
         if lacks.startswith("not enough evidence") and lacks not in seen:
             seen.add(lacks)
-            note(lacks)
+            print_note(lacks)
         for event in session.client.rollout_events(rollout):
             if event.id not in seen:
                 seen.add(event.id)
-                note(f"{moment(event.at)}  {event.event}  {event.detail.reason}")
+                print_note(f"{local_time(event.at)}  {event.event}  {event.detail.reason}")
 
     return _until_it_ends(session, rollout, timeout_s, show)
 

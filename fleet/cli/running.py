@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fleet.cli.output import note
+from fleet.cli.output import print_note
 from fleet.cli.session import Session
 from fleet.console import flush
 from fleet.console.exits import Exit, of_os_error
@@ -52,7 +52,7 @@ def _refused(error: OSError) -> tuple[str, str, int]:
 
 def say(message: str, hint: str, code: int) -> int:
     """Write an error with what to do to standard error, and return its exit code."""
-    note(f"error: {message}")
+    print_note(f"error: {message}")
     if hint:
-        note(f"try: {hint}")
+        print_note(f"try: {hint}")
     return code

@@ -13,7 +13,7 @@ from fleet.cli.answered import ANSWERED
 from fleet.cli.label_files import label_of, read_each, read_labels
 from fleet.cli.label_studio import read_studio
 from fleet.cli.label_tasks import send_each, write_tasks
-from fleet.cli.output import Column, note, print_document, print_items, print_json
+from fleet.cli.output import Column, print_document, print_items, print_json, print_note
 from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def rank(
     print_items(found.items, RANKED, json=False, empty=f"no sample of {model} to choose")
     words = f"{found.candidates} samples without a label were looked at; {found.repeats} are near repeats"
     words += f"; {found.random} drawn at random are left out: label these as they come" if found.random else ""
-    note(words + (f"; {found.unread} were not read (no data, other inputs, or too many bytes)" if found.unread else ""))
+    print_note(
+        words + (f"; {found.unread} were not read (no data, other inputs, or too many bytes)" if found.unread else "")
+    )
 
 
 @app.command("export")
@@ -144,7 +146,7 @@ def export(
         client,
         samples,
         studio=format_ == ExportFormat.label_studio,
-        hear=lambda done: note(f"{done} samples so far" + next(advice, "")),
+        hear=lambda done: print_note(f"{done} samples so far" + next(advice, "")),
     )
     out.write_text(text, encoding="utf-8", newline="")
     document = {"file": str(out), "samples": written, "gone": gone}
@@ -179,7 +181,7 @@ def import_(
     columns = [(name, name) for name in ("labelled", "without", "refused", "untried", "by")]
     print_document(document if json else shown, columns, json=json)
     for why in refused:
-        note(f"refused: {why}")
+        print_note(f"refused: {why}")
     if refused:
         raise typer.Exit(1)
 

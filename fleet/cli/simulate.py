@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import Column, note, print_document
+from fleet.cli.output import Column, print_document, print_note
 from fleet.cli.session import JsonFlag, client_of, parse_seconds, session_of
 from fleet.errors import FailedError, UsageError
 
@@ -125,7 +125,7 @@ def _members(client: Client, channel: str, name: str, kinds: list[str], director
     names = [f"{name}-{number:05}" for number in range(len(kinds))]
     there = prepared(directory, names)
     if len(there) < len(names):
-        note(f"{len(names) - len(there)} claim tokens are made; the devices' identities go to {directory}")
+        print_note(f"{len(names) - len(there)} claim tokens are made; the devices' identities go to {directory}")
     found = []
     for device, kind in zip(names, kinds, strict=True):
         text = ""
@@ -156,7 +156,7 @@ class _Line:
             sys.stderr.flush()
         elif time.monotonic() - self._said >= SAID_EVERY_S:
             self._said = time.monotonic()
-            note(text)
+            print_note(text)
 
 
 def _print(report: Report, *, json: bool) -> None:
@@ -164,9 +164,9 @@ def _print(report: Report, *, json: bool) -> None:
         sys.stderr.write("\n")
     print_document(report, COLUMNS, json=json)
     if report.troubles and not json:
-        note("what went wrong:")
+        print_note("what went wrong:")
         worst = sorted(report.troubles.items(), key=lambda item: -item[1])
         for text, count in worst[:TROUBLES]:
-            note(f"  {count:6} × {text}")
+            print_note(f"  {count:6} × {text}")
         if len(worst) > TROUBLES:
-            note(f"  and {len(worst) - TROUBLES} other kinds; --json has all of them")
+            print_note(f"  and {len(worst) - TROUBLES} other kinds; --json has all of them")

@@ -72,9 +72,9 @@ def create(
     made = client_of(context).create_token(wanted)
     print_document(made, [("id", "id"), ("token", "token"), ("expires", "expires_at")], json=json)
     for warning in made.warnings:
-        output.note(f"warning: {warning}")
+        output.print_note(f"warning: {warning}")
     if made.hub:
-        output.note(f"next, on the device: edge-agent enroll {made.hub} --token TOKEN --dir DIR")
+        output.print_note(f"next, on the device: edge-agent enroll {made.hub} --token TOKEN --dir DIR")
 
 
 @app.command("list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fleet.api.durations import time_span
-from fleet.cli.output import harmless, moment
+from fleet.cli.output import harmless, local_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def lines(found: RolloutInfo, events: Sequence[RolloutEventInfo]) -> list[tuple[
         told += _shadow(found.shadow)
     if found.verdict is not None:
         told += [*_devices(found), *_evidence(found)]
-    told += _named("history", [f"{moment(one.at)}  {one.event}  {one.detail.reason}" for one in events[-EVENTS:]])
+    told += _named("history", [f"{local_time(one.at)}  {one.event}  {one.detail.reason}" for one in events[-EVENTS:]])
     return told
 
 

@@ -86,7 +86,7 @@ class Calls:
         return self._transport.send(method, path, body=body, headers={**known, **(headers or {})}, timeout=timeout)
 
     def _read(self, answer: HttpResponse, subject: str, kind: type[Model]) -> Model:
-        check(answer, subject)
+        check_answer(answer, subject)
         try:
             return kind.model_validate_json(answer.body)
         except ValidationError as error:
@@ -96,7 +96,7 @@ class Calls:
             raise FailedError(f"the hub's answer is not one: {what}", subject=subject, hint=_NOT_A_HUB) from error
 
 
-def check(answer: HttpResponse, subject: str) -> None:
+def check_answer(answer: HttpResponse, subject: str) -> None:
     """Raise the error that a failed answer stands for."""
     if not 200 <= answer.status < 300:
         raise error_of(answer, subject)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fleet.api.inference import AsyncInference
-from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check, path_of
+from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check_answer, path_of
 from fleet.errors import TimedOutError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class InferenceCalls(Calls):
 
         path = _later(asked) + "/result"
         found = self._fetch("GET", path, timeout=UPLOAD_TIMEOUT_S)
-        check(found, path)
+        check_answer(found, path)
         if found.status == 202:
             return None
         return oip.decode_response(found.body, oip.parse_header(found.headers.get(oip.HEADER)))

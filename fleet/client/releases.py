@@ -16,7 +16,7 @@ from fleet.api.releases import (
     SigningPayload,
     Withdrawal,
 )
-from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check, path_of
+from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check_answer, path_of
 
 
 class ReleaseCalls(Calls):
@@ -47,7 +47,7 @@ class ReleaseCalls(Calls):
         answer = self._send("HEAD", path_of("blobs", sha256))
         if answer.status == 404:
             return False
-        check(answer, f"blob {sha256}")
+        check_answer(answer, f"blob {sha256}")
         return True
 
     def put_blob(self, sha256: str, file: Path) -> None:
@@ -130,7 +130,7 @@ class ReleaseCalls(Calls):
         answer = self._fetch("GET", path)
         if answer.status == 404:
             return None
-        check(answer, path)
+        check_answer(answer, path)
         return answer.body
 
     def static_piece(self, path: str, start: int, count: int) -> bytes:
@@ -143,11 +143,11 @@ class ReleaseCalls(Calls):
         """
         span = {"range": f"bytes={start}-{start + count - 1}"}
         answer = self._fetch("GET", path, headers=span, timeout=UPLOAD_TIMEOUT_S)
-        check(answer, path)
+        check_answer(answer, path)
         return answer.body if answer.status == 206 else answer.body[start : start + count]
 
     def _put_file(self, path: str, file: Path, subject: str) -> None:
         headers = {"content-type": "application/octet-stream", "content-length": str(file.stat().st_size)}
         with file.open("rb") as body:
             answer = self._send("PUT", path, body, headers=headers, timeout=UPLOAD_TIMEOUT_S)
-        check(answer, subject)
+        check_answer(answer, subject)

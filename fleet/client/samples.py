@@ -34,7 +34,7 @@ from fleet.api.samples import (
     SnapshotPage,
     WrittenLabels,
 )
-from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check, path_of
+from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check_answer, path_of
 from fleet.errors import FleetError, UsageError
 
 ALL = AuditFilter()
@@ -139,7 +139,7 @@ class SampleCalls(Calls):
         """Every sample of `model`, or those from one device, as a Parquet file."""
         query = {"model": model} | ({"device": device} if device else {})
         answer = self._send("GET", f"/samples/export?{urlencode(query)}", timeout=UPLOAD_TIMEOUT_S)
-        check(answer, f"samples of {model}")
+        check_answer(answer, f"samples of {model}")
         return answer.body
 
     def ranked_samples(self, model: str, *, count: int, since_alarm: bool = False) -> RankedSamples:
@@ -157,7 +157,7 @@ class SampleCalls(Calls):
     def picture(self, sample: str) -> bytes:
         """A sample's first image as a small PNG; NotFoundError where no input is one."""
         answer = self._send("GET", path_of("samples", sample, "picture"))
-        check(answer, f"sample {sample}")
+        check_answer(answer, f"sample {sample}")
         return answer.body
 
     def create_snapshot(self, model: str) -> SnapshotInfo:

@@ -32,7 +32,7 @@ def flush() -> None:
         raise
 
 
-def version() -> str:
+def installed_version() -> str:
     """The installed version of all four commands."""
     from importlib.metadata import PackageNotFoundError, version
 

@@ -8,7 +8,7 @@ from importlib import import_module
 OURS = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
 
 
-def start(command: str, module: str, extra: str) -> None:
+def start_command(command: str, module: str, extra: str) -> None:
     """Run `module`'s `main`; exit code 1 when a package that `edgeloop[extra]` installs is missing.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.console import version
+from fleet.console import installed_version
 from fleet.console.exits import Exit
 from fleet.console.repeated import HINT, given_twice
 
@@ -18,7 +18,7 @@ def with_version(app: typer.Typer, name: str) -> None:
 
     def show(wanted: bool) -> None:
         if wanted:
-            typer.echo(f"{name} {version()}")
+            typer.echo(f"{name} {installed_version()}")
             raise typer.Exit
 
     option = typer.Option("--version", help="Show the version.", is_eager=True, callback=show)
@@ -28,7 +28,7 @@ def with_version(app: typer.Typer, name: str) -> None:
         pass
 
 
-def run(app: typer.Typer, services: Collection[str] = ()) -> None:
+def run_app(app: typer.Typer, services: Collection[str] = ()) -> None:
     """Run the command line; ends the process where an option of one value is given twice.
 
     Args:

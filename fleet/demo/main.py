@@ -15,7 +15,7 @@ from fleet.demo.driver import DemoTraffic, exam
 from fleet.demo.processes import DemoError
 from fleet.demo.promises import broken
 from fleet.demo.story import Story
-from fleet.demo.workshop import DEVICES, MODEL, Workshop, ports
+from fleet.demo.workshop import DEVICES, MODEL, Workshop, agent_ports
 from fleet.errors import FleetError
 
 RATE_HZ = 25.0  # requests per second and device
@@ -89,7 +89,7 @@ def _serve(story: Story) -> None:
     shop.act("4  Three devices pull, verify, try and serve it")
     opening.enrol_devices(shop)
     story.traffic = DemoTraffic(
-        ports(shop), MODEL, story.input_name, story.data["traffic"], rate_hz=RATE_HZ, seed=shop.seed
+        agent_ports(shop), MODEL, story.input_name, story.data["traffic"], rate_hz=RATE_HZ, seed=shop.seed
     )
     shop.wait("release 1 answers on every device", lambda: all(shop.active(d) == 1 for d in DEVICES), timeout_s=60)
     story.traffic.start()  # a release is committed after good answers to real requests
@@ -182,7 +182,7 @@ def _make(story: Story, name: str, *options: object) -> Path:
 def _examine(story: Story, when: str, *, shifted: bool) -> None:
     """Measure accuracy on the exam through the agents' API."""
     digits = (story.shifted if shifted else story.data)["exam"]
-    result = exam(ports(story.shop), MODEL, story.input_name, digits)
+    result = exam(agent_ports(story.shop), MODEL, story.input_name, digits)
     if result.pop("failed"):
         raise DemoError(f"exam requests failed ({when})")
     story.report["accuracy_over_time"][when] = {name: round(value, 4) for name, value in result.items()}

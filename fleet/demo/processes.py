@@ -22,7 +22,7 @@ def options(**values: object) -> tuple[object, ...]:
     return tuple(word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value))
 
 
-def run(command: Sequence[str], *, log: Path, timeout_s: float, env: Mapping[str, str], expect: int = 0) -> str:
+def run_to_end(command: Sequence[str], *, log: Path, timeout_s: float, env: Mapping[str, str], expect: int = 0) -> str:
     """Run a command to its end and return its standard output; both streams also go to `log`.
 
     Raises:

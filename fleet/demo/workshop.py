@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from fleet.client import Client, HttpTransport
-from fleet.demo.processes import DemoError, Process, free_port, quiet_environment, run, wait_for
+from fleet.demo.processes import DemoError, Process, free_port, quiet_environment, run_to_end, wait_for
 
 MODEL = "digits"
 CHANNEL = "stable"
@@ -76,7 +76,7 @@ class Workshop:
         """Run `python -m module …` to its end; returns its standard output."""
         words = [sys.executable, "-m", module, *map(str, arguments)]
         with self.console.status(f"{module.split('.')[0].replace('_', '-')} {' '.join(map(str, arguments[:3]))}"):
-            return run(words, log=self.logs / "commands.log", timeout_s=timeout_s, env=self.env, expect=expect)
+            return run_to_end(words, log=self.logs / "commands.log", timeout_s=timeout_s, env=self.env, expect=expect)
 
     def fleet(self, *arguments: object, timeout_s: float = 60.0, expect: int = 0) -> dict[str, Any]:
         """Run a `fleet` command with --json; returns its document."""
@@ -190,6 +190,6 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def ports(shop: Workshop) -> list[int]:
+def agent_ports(shop: Workshop) -> list[int]:
     """The agents' ports."""
     return [shop.agent_ports[device] for device in shop.devices]

@@ -14,6 +14,7 @@ from fleet.protocol import oip
 from fleet.protocol.codec import to_document
 from fleet.protocol.inputs import check_arrays, refuse
 from fleet.protocol.manifest import Manifest
+from fleet.protocol.oip_messages import tensor_metadata
 from fleet.protocol.preprocessing import Pipeline, Ready
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
@@ -57,7 +58,7 @@ def ready_arrays(arrays: Mapping[str, AnyArray], said: object, pipeline: Pipelin
     return Ready(arrays)
 
 
-def parameters_of(manifest: Manifest) -> dict[str, Any]:
+def release_parameters(manifest: Manifest) -> dict[str, Any]:
     """Return the parameters by which a model's metadata describes a release beyond the protocol's fields: its task, its
     class names, its steps, and the tensors that the front before them takes and makes.
 
@@ -68,11 +69,11 @@ def parameters_of(manifest: Manifest) -> dict[str, Any]:
     if pipeline is not None:
         found |= {
             READY: pipeline.digest,
-            "ready_inputs": [oip.described(tensor) for tensor in pipeline.ready],
+            "ready_inputs": [tensor_metadata(tensor) for tensor in pipeline.ready],
             "preprocess": to_document(pipeline.steps),
         }
     if pipeline is not None and pipeline.front is not None:
-        made = [oip.described(tensor) for tensor in pipeline.front.outputs]
+        made = [tensor_metadata(tensor) for tensor in pipeline.front.outputs]
         found["front"] = {"inputs": list(pipeline.front.inputs), "outputs": made}
     return found
 

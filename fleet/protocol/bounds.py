@@ -67,7 +67,7 @@ def check_word(value: str, subject: str, most: int = WORD) -> str:
     return value
 
 
-def plain(value: Any, subject: str) -> Any:
+def storable(value: Any, subject: str) -> Any:
     """A document as it may be kept: numbers within 64 bits and finite, text without NUL and not without end.
 
     Text is mended (U+FFFD in place of what no database takes, and cut at `TEXT` characters), since a report must

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fleet.protocol.described import describe
+from fleet.protocol.described import describe_type
 from fleet.protocol.errors import MalformedError, TooLargeError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
         MalformedError: not JSON, or a field of the wrong type; the message has its path.
     """
     _check_size(data, limit, subject or kind.__name__)
-    describe(kind)
+    describe_type(kind)
     try:
         return msgspec.json.decode(data, type=kind)
     except DECODE_ERRORS as error:
@@ -40,7 +40,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
 def decode_msgpack(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
     """Decode MessagePack bytes into a struct; Args and Raises as `decode_json`."""
     _check_size(data, limit, subject or kind.__name__)
-    describe(kind)
+    describe_type(kind)
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except DECODE_ERRORS as error:
@@ -68,7 +68,7 @@ def from_document(document: object, kind: type[T], *, subject: str = "") -> T:
     Raises:
         MalformedError: a field is missing or of the wrong type; the message has its path.
     """
-    describe(kind)
+    describe_type(kind)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:

@@ -17,7 +17,7 @@ _known: set[Any] = set()
 _lock = threading.RLock()  # describing a type may run Python code of its module
 
 
-def describe(kind: Any) -> None:
+def describe_type(kind: Any) -> None:
     """Let msgspec look at a type before it is used; what msgspec does not take is left to whoever decodes it."""
     if kind not in _known:
         with _lock:
@@ -32,7 +32,7 @@ def describe(kind: Any) -> None:
 def describe_all() -> None:
     """Describe every struct that has been imported: before a process starts its threads."""
     for kind in _below(msgspec.Struct):
-        describe(kind)
+        describe_type(kind)
 
 
 def _below(kind: type[Any]) -> Iterator[type[Any]]:

@@ -122,7 +122,7 @@ def sketch_id(encoder: Encoder) -> str:
     return hashlib.sha256(encode_encoder(encoder)).hexdigest()
 
 
-def rows_of(encoder: Encoder, rows: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def encodable_rows(encoder: Encoder, rows: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Those examples that an encoder can read, each without its batch axis, as (n, inputs) numbers."""
     kept: list[npt.NDArray[Any]] = []
     for given in rows:

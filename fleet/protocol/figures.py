@@ -59,7 +59,7 @@ class TrainingProfile(Struct, frozen=True, kw_only=True):
     names: dict[str, tuple[str, ...]] = {}
 
 
-def plan(inputs: Sequence[Tensor]) -> tuple[Told, ...]:
+def planned_figures(inputs: Sequence[Tensor]) -> tuple[Told, ...]:
     """Return the figures that describe each of a manifest's inputs, in order, as far as there is room."""
     found: list[Told] = []
     left = MOST_FIGURES
@@ -72,7 +72,7 @@ def plan(inputs: Sequence[Tensor]) -> tuple[Told, ...]:
     return tuple(found)
 
 
-def summarize(
+def summarize_input(
     told: Told, rows: Sequence[npt.NDArray[Any]], refused: Mapping[str, int] | None = None, *, every: bool = False
 ) -> InputSummary:
     """Sum up rows of one input, each without its batch axis.

@@ -32,7 +32,7 @@ class Front(Struct, frozen=True, kw_only=True):
     outputs: tuple[Tensor, ...]
 
 
-def capability(runtime: str) -> str:
+def front_capability(runtime: str) -> str:
     """Return the capability that a release with such a front requires: the agent knows fronts, and has the runtime."""
     return f"{KIND}:{runtime}"
 

@@ -17,7 +17,7 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.oip import InferRequest, check_request
 from fleet.protocol.preprocessing import kinds_of
-from fleet.protocol.task import TaskSpec, implied, in_words
+from fleet.protocol.task import TaskSpec, implied, task_in_words
 from fleet.protocol.texts import NUMBERS
 
 NAME_LIMIT = 255  # characters of an input's or output's name
@@ -87,7 +87,9 @@ def differences(current: Interface, new: Interface) -> list[str]:
     if current.labels != new.labels:
         found.append(f"the model's classes are {_classes(current.labels)}; this has {_classes(new.labels)}")
     if current.named_task is not None and current.named_task != new.named_task:
-        found.append(f"the model's task is {in_words(current.named_task)}; this has {in_words(new.named_task)}")
+        found.append(
+            f"the model's task is {task_in_words(current.named_task)}; this has {task_in_words(new.named_task)}"
+        )
     if current.preprocess != new.preprocess:
         found.append(
             f"the model's preprocessing is {steps_in_words(current.preprocess)}; "

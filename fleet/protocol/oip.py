@@ -25,7 +25,6 @@ from fleet.protocol.oip_messages import OipRequest as OipRequest
 from fleet.protocol.oip_messages import OipResponse as OipResponse
 from fleet.protocol.oip_messages import OipTensor as OipTensor
 from fleet.protocol.oip_messages import ReadResponse
-from fleet.protocol.oip_messages import described as described
 from fleet.protocol.oip_messages import model_metadata as model_metadata
 from fleet.protocol.oip_reading import ALL as ALL
 from fleet.protocol.oip_reading import KEPT_HEAD, bad, parsed, read_tensors, said_again, said_in, views_of
@@ -34,7 +33,7 @@ from fleet.protocol.oip_reading import asked_outputs as asked_outputs
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, to_bytes, to_json
-from fleet.protocol.top_classes import in_words
+from fleet.protocol.top_classes import top_class_words
 
 HEADER = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
@@ -186,7 +185,7 @@ def chosen_outputs(response: InferResponse, request: InferRequest) -> Sequence[T
         outputs = [known[name] for name in request.outputs]
     if request.classification:
         wanted, labels = request.classification, response.labels
-        outputs = [TensorValue(n, in_words(array, wanted.get(n, 0), labels, n)) for n, array in outputs]
+        outputs = [TensorValue(n, top_class_words(array, wanted.get(n, 0), labels, n)) for n, array in outputs]
     return outputs
 
 

@@ -98,18 +98,18 @@ def model_metadata(
 
     Args:
         platform: like `litert_tflite` or `onnx_onnxv1`.
-        parameters: what the protocol has no field for; see `asking.parameters_of`.
+        parameters: what the protocol has no field for; see `asking.release_parameters`.
     """
     return {
         "name": name,
         "versions": list(versions),
         "platform": platform,
-        "inputs": list(map(described, inputs)),
-        "outputs": list(map(described, outputs)),
+        "inputs": list(map(tensor_metadata, inputs)),
+        "outputs": list(map(tensor_metadata, outputs)),
         **({"parameters": dict(parameters)} if parameters else {}),
     }
 
 
-def described(tensor: Tensor) -> dict[str, Any]:
+def tensor_metadata(tensor: Tensor) -> dict[str, Any]:
     """A tensor as metadata shows it."""
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

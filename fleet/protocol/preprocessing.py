@@ -21,7 +21,7 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.front import KIND as FRONT
 from fleet.protocol.front import Front, between
-from fleet.protocol.front import capability as front_capability
+from fleet.protocol.front import front_capability as front_capability
 from fleet.protocol.steps import MAX_CONSTANTS, MAX_ROW_VALUES, AnyStep, Bound
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray

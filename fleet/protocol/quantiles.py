@@ -29,7 +29,7 @@ MOST_WEIGHT = 1 << 50
 EMPTY = QuantileData(low=0.0, high=0.0)
 
 
-def summarize(values: Iterable[float], clusters: int = CLUSTERS) -> QuantileData:
+def summarize_numbers(values: Iterable[float], clusters: int = CLUSTERS) -> QuantileData:
     """The summary of some numbers; NaN and infinity are left out, and without any other the summary is empty."""
     array = np.fromiter(values, np.float64)
     array = np.sort(array[np.isfinite(array)])

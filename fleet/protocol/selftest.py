@@ -67,7 +67,7 @@ def decode_vectors(data: bytes) -> tuple[Vector, ...]:
     return decode_msgpack(data, _Vectors, limit=LIMIT, subject="self-test vectors").vectors
 
 
-def check(
+def check_vectors(
     vectors: Sequence[Vector],
     selftest: SelfTest,
     variant: str,

@@ -41,7 +41,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     iou: float | None = None
 
 
-def capability(name: str) -> str:
+def task_capability(name: str) -> str:
     """Return the capability that a release of this task requires of an agent; agents of 0.1 know classification."""
     return f"task:{name}"
 
@@ -54,7 +54,7 @@ def implied(labels: Sequence[str]) -> TaskSpec | None:
     return _CLASSIFICATION if labels else None
 
 
-def in_words(spec: TaskSpec | None) -> str:
+def task_in_words(spec: TaskSpec | None) -> str:
     """A task as messages show it: `regression (tolerance 0.5)`."""
     if spec is None:
         return "none"

@@ -59,7 +59,7 @@ def datatype_of(array: AnyArray) -> str:
     return name
 
 
-def count(shape: Sequence[int], subject: str) -> int:
+def element_count(shape: Sequence[int], subject: str) -> int:
     """Return the number of elements of a concrete shape, in Python integers so that it cannot overflow.
 
     Raises:
@@ -87,7 +87,7 @@ def from_bytes(data: bytes | memoryview, datatype: str, shape: Sequence[int], na
         TooLargeError: more than MAX_TEXTS elements of BYTES.
     """
     dtype = dtype_of(datatype)
-    elements = count(shape, name)
+    elements = element_count(shape, name)
     if datatype == "BYTES":
         if elements > MAX_TEXTS:
             raise TooLargeError(f"tensor {name!r} has {elements} BYTES elements, at most {MAX_TEXTS} are read")
@@ -130,7 +130,7 @@ def from_json(data: Any, datatype: str, shape: Sequence[int], name: str) -> AnyA
         MalformedError: wrong kind of values, out of the datatype's range, ragged, or a size that does not fit.
     """
     dtype = dtype_of(datatype)
-    elements = count(shape, name)
+    elements = element_count(shape, name)
     array = _bytes_array(data, name) if datatype == "BYTES" else _numbers(data, dtype, datatype, name)
     if array.size != elements:
         raise MalformedError(

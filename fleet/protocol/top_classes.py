@@ -33,7 +33,7 @@ def class_count(parameters: Mapping[str, Any], output: str) -> int:
     return count
 
 
-def in_words(scores: AnyArray, count: int, labels: Mapping[str, Sequence[str]], output: str) -> AnyArray:
+def top_class_words(scores: AnyArray, count: int, labels: Mapping[str, Sequence[str]], output: str) -> AnyArray:
     """Return the `top_classes` of an output; the output itself where `count` is 0.
 
     Args:

@@ -8,9 +8,9 @@ from google.protobuf.message import DecodeError
 
 from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, TooLargeError
-from fleet.protocol.tensors import count, datatype_of, from_bytes, to_bytes
+from fleet.protocol.tensors import datatype_of, element_count, from_bytes, to_bytes
 from fleet.rpc import messages
-from fleet.rpc.codec import FIELDS, RAW, VALUES, elements_of, parameters_of, set_parameters, typed_array
+from fleet.rpc.codec import FIELDS, RAW, VALUES, elements_of, parameter_values, set_parameters, typed_array
 
 
 def encode_call(request: oip.InferRequest, model: str, version: str = "", *, raw: bool = True) -> bytes:
@@ -69,7 +69,7 @@ def decode_answer(data: bytes) -> oip.InferResponse:
         model_name=message.model_name,
         model_version=message.model_version,
         id=message.id,
-        parameters=parameters_of(message.parameters),
+        parameters=parameter_values(message.parameters),
         outputs=tuple(found),
     )
 
@@ -78,5 +78,5 @@ def _values(tensor: Any) -> list[Any]:
     field = FIELDS.get(tensor.datatype)
     if field is None:
         raise MalformedError(f"output {tensor.name!r}: {tensor.datatype} has no typed field", subject=tensor.name)
-    count(tuple(tensor.shape), tensor.name)
+    element_count(tuple(tensor.shape), tensor.name)
     return list(getattr(tensor.contents, field))

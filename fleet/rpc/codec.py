@@ -18,9 +18,9 @@ from fleet.protocol.oip_messages import ReadOutput
 from fleet.protocol.tensors import (
     MAX_DIMENSIONS,
     AnyArray,
-    count,
     datatype_of,
     dtype_of,
+    element_count,
     from_bytes,
     from_json,
     to_bytes,
@@ -55,8 +55,8 @@ def decode_request(data: bytes) -> oip.InferRequest:
     if not message.inputs:
         raise MalformedError("the request has no inputs", subject="inputs")
     raw = bool(message.raw_input_contents)
-    parameters = parameters_of(message.parameters)
-    wanted = [ReadOutput(output.name, parameters_of(output.parameters)) for output in message.outputs]
+    parameters = parameter_values(message.parameters)
+    wanted = [ReadOutput(output.name, parameter_values(output.parameters)) for output in message.outputs]
     names, _, classification = oip.asked_outputs(parameters, wanted)
     return oip.InferRequest(
         id=message.id,
@@ -93,7 +93,7 @@ def encode_response(response: oip.InferResponse, request: oip.InferRequest) -> A
     return message
 
 
-def parameters_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values; one without a value is left out. Raises TooLargeError for more than PARAMETERS."""
     if len(parameters) > PARAMETERS:
         raise TooLargeError(f"{len(parameters)} parameters, at most {PARAMETERS} are read", subject="parameters")
@@ -146,7 +146,7 @@ def typed_array(values: list[Any], tensor: Any) -> AnyArray:
     shape, name = tuple(tensor.shape), tensor.name
     if tensor.datatype != "BYTES":
         return from_json(values, tensor.datatype, shape, name)
-    if count(shape, name) != len(values):
+    if element_count(shape, name) != len(values):
         raise MalformedError(f"tensor {name!r}: {len(values)} values do not fill shape {list(shape)}", subject=name)
     array = np.empty(len(values), object)
     array[:] = values

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 
-async def read(context: Any, limit_s: float) -> Any:
+async def next_message(context: Any, limit_s: float) -> Any:
     """The next message, or `grpc.aio.EOF`; TimeoutError where none comes in time.
 
     The read itself is never cancelled: grpc's core would write what comes later to where the message was to be. It

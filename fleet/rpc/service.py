@@ -26,7 +26,7 @@ from fleet.rpc import messages
 from fleet.rpc.codec import decode_request, encode_response
 from fleet.rpc.head import RpcHead, head_of
 from fleet.rpc.port import IDLE_S, REQUEST_S, Inference, Refusal
-from fleet.rpc.reading import read, retrieved
+from fleet.rpc.reading import next_message, retrieved
 from fleet.serving import ByteBudget
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class RpcService:
     async def _message(self, context: Context) -> bytes:
         """The message of a call; the call is ended where none comes in time."""
         try:
-            data = await read(context, self._request_s)
+            data = await next_message(context, self._request_s)
         except TimeoutError:
             await _abort(context, Refusal("deadline", f"the request did not come within {self._request_s:g} s"))
         if data is grpc.aio.EOF:
@@ -198,7 +198,7 @@ class RpcService:
     async def _begin(self, context: Context, running: asyncio.Queue[Any]) -> None:
         """Begin the stream's requests; None ends the queue."""
         try:
-            while (data := await read(context, self._idle_s)) is not grpc.aio.EOF:
+            while (data := await next_message(context, self._idle_s)) is not grpc.aio.EOF:
                 await _put(running, self._streamed(data, context))
             await running.put(None)
         except TimeoutError:

@@ -75,7 +75,7 @@ RUNTIMES: dict[str, tuple[str, str, str, Callable[[], Runtime]]] = {
 def available() -> dict[str, str]:
     """Installed runtimes and their versions, without importing any."""
     here = {name: module for name, (module, *_) in RUNTIMES.items() if find_spec(module) is not None}
-    return {name: distributions.version(name, module) for name, module in here.items()}
+    return {name: distributions.distribution_version(name, module) for name, module in here.items()}
 
 
 def kinds() -> frozenset[str]:

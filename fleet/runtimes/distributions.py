@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def version(distribution: str, module: str) -> str:
+def distribution_version(distribution: str, module: str) -> str:
     """The version of `distribution`, which `module` is a package of.
 
     Raises PackageNotFoundError, as importlib.metadata does, where it is not installed.

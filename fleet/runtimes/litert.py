@@ -16,10 +16,10 @@ import numpy as np
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.tensors import datatype_of
-from fleet.runtimes.distributions import version
+from fleet.runtimes.distributions import distribution_version
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import CPU, Arrays, Batches, Options, batch_size, check_rows, paired
-from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file, quantize, scalar_of
+from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file, quantize_into, scalar_of
 
 Shape = tuple[int, ...]
 SMALL = 8 << 10  # bytes; making a view takes 1 µs, copying so many less
@@ -33,7 +33,7 @@ class LiteRt:
 
     def __init__(self) -> None:
         self._interpreter = self._load_class()
-        self.version = version(self.name, self._interpreter.__module__.partition(".")[0])
+        self.version = distribution_version(self.name, self._interpreter.__module__.partition(".")[0])
 
     def _load_class(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter
@@ -123,7 +123,7 @@ class LiteRtModel(Batches):
             if not values.ndim:  # no view of a scalar can be written to
                 interpreter.set_tensor(port.file.index, scalar_of(values, port))
             elif port.scale:
-                quantize(values, port, interpreter.tensor(port.file.index)())
+                quantize_into(values, port, interpreter.tensor(port.file.index)())
             elif values.nbytes <= SMALL:
                 interpreter.set_tensor(port.file.index, into_file(values, port))
             else:

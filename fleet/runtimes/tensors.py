@@ -169,7 +169,7 @@ def into_file(values: AnyArray, port: Port) -> AnyArray:
     """
     if port.scale:
         out = np.empty(values.shape, port.dtype)
-        quantize(values, port, out)
+        quantize_into(values, port, out)
         return out
     if port.dtype.kind == "O":
         return _as_text(values, port.name)
@@ -184,7 +184,7 @@ def into_file(values: AnyArray, port: Port) -> AnyArray:
     return cast
 
 
-def quantize(values: AnyArray, port: Port, out: AnyArray) -> None:
+def quantize_into(values: AnyArray, port: Port, out: AnyArray) -> None:
     """Write real values into an integer tensor: rounding to nearest, saturating.
 
     Args:
@@ -208,7 +208,7 @@ def scalar_of(values: AnyArray, port: Port) -> AnyArray:
     if not port.scale:
         return np.asarray(into_file(values, port))
     out = np.empty(1, port.dtype)
-    quantize(values.reshape(1), port, out)
+    quantize_into(values.reshape(1), port, out)
     return out.reshape(())
 
 

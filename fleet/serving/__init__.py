@@ -10,13 +10,13 @@ statistics   what is counted of each model, as clients ask for it
 
 Two lines make a server of it::
 
-    shared = Shared(route, ByteBudget(48 << 20), most())
+    shared = Shared(route, ByteBudget(48 << 20), most_connections())
     BoundedServer(uvicorn.Config(app, http=hot_protocol(shared), …), shared)
 """
 
 from fleet.serving.acceptor import HANDSHAKE_S, BoundedServer
 from fleet.serving.budget import ByteBudget
-from fleet.serving.connections import LIMIT_S, Shared, most, sweep
+from fleet.serving.connections import LIMIT_S, Shared, most_connections, sweep_connections
 from fleet.serving.port import BROKEN, JSON, HotRequest, HotRoute, Promise, Reply, error_reply
 from fleet.serving.protocol import hot_protocol
 from fleet.serving.statistics import Statistics
@@ -36,6 +36,6 @@ __all__ = [
     "Statistics",
     "error_reply",
     "hot_protocol",
-    "most",
-    "sweep",
+    "most_connections",
+    "sweep_connections",
 ]

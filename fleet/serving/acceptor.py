@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 
-from fleet.serving.connections import Shared, sweep
+from fleet.serving.connections import Shared, sweep_connections
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class BoundedServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's own, ten times a second; with a sweep in every tenth."""
         if counter % SWEEP_TICKS == 0:
-            sweep(self.shared, self.swept(), asyncio.get_running_loop().time())
+            sweep_connections(self.shared, self.swept(), asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     def swept(self) -> list[Any]:

@@ -37,7 +37,7 @@ FULL = (
 )
 
 
-def most() -> int:
+def most_connections() -> int:
     """Return how many connections fit: half of the files that this process may open at the most."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 2))
@@ -136,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unsent = count
 
 
-def sweep(shared: Shared, connections: Iterable[Any], now: float) -> None:
+def sweep_connections(shared: Shared, connections: Iterable[Any], now: float) -> None:
     """End what has taken too long; says so, and how much was malformed, once per sweep, however many there are."""
     ended: dict[str, int] = {}
     for one in list(connections):

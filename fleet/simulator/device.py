@@ -12,7 +12,7 @@ import msgspec
 
 from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
-from edge_agent.mqtt.command_verification import accept
+from edge_agent.mqtt.command_verification import verified_command
 from fleet.protocol import topics
 from fleet.protocol.channel import Channel
 from fleet.protocol.codec import encode_json
@@ -138,7 +138,7 @@ class SimulatedDevice:
                 self._look_at = min(self._look_at, now + spread_delay(notify.version, self.id, notify.spread_s))
                 return []
             keys = self._view.keys if self._view is not None else None
-            command = accept(
+            command = verified_command(
                 payload,
                 keys,
                 verify=signed_by,

@@ -18,7 +18,7 @@ from edge_agent.mqtt.command_verification import decode_keys
 from edge_agent.update.download.throttle import DownloadPace
 from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker import evidence
-from edge_agent.update.worker.resolve_targets import choose
+from edge_agent.update.worker.resolve_targets import choose_variant
 from edge_agent.update.worker.tuf_client import Fetcher, Trusted, opened
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
 from fleet.protocol.drift_encoder import ENCODER_LIMIT, decode_encoder
@@ -131,7 +131,7 @@ def _facts(trusted: Trusted, hub: HubHttp, model: str, release: int, capabilitie
     if data is None:
         raise RefusedError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
     manifest = decode_manifest(data, capabilities)
-    variant = choose(manifest, KINDS)
+    variant = choose_variant(manifest, KINDS)
     blobs = [variant.blob, manifest.selftest.blob]
     if manifest.sketch is not None:
         blobs.append(manifest.sketch.encoder)

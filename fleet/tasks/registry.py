@@ -7,7 +7,7 @@ from typing import Any
 
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
-from fleet.protocol.task import CLASSIFICATION, CUSTOM, TaskSpec, capability
+from fleet.protocol.task import CLASSIFICATION, CUSTOM, TaskSpec, task_capability
 from fleet.tasks.base import Task
 from fleet.tasks.classes import Classification, MultiLabel
 from fleet.tasks.custom import Custom
@@ -47,7 +47,7 @@ def of_manifest(manifest: Manifest) -> Task[Any]:
 
 def required_by(spec: TaskSpec | None) -> tuple[str, ...]:
     """Return the capabilities that a release of this task requires: none for a task that agents of 0.1 know."""
-    return () if spec is None or spec.name == CLASSIFICATION else (capability(spec.name),)
+    return () if spec is None or spec.name == CLASSIFICATION else (task_capability(spec.name),)
 
 
 def check_task(manifest: Manifest) -> None:

@@ -20,7 +20,7 @@ from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.interface import Interface, interface_of, steps_in_words, tensors
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.steps import AnyStep
-from fleet.protocol.task import in_words
+from fleet.protocol.task import task_in_words
 from model_compiler.errors import CompilerError, SourceError
 from model_compiler.inputs.preprocessing import FrontFile
 from model_compiler.inputs.release_folder import encoder_of, read_blob, read_release
@@ -70,7 +70,7 @@ def _of_release(folder: Path, words: str) -> Kept:
     watched = f"sketch {interface.sketch_id[:12]}" if interface.sketch_id else "no sketch, its drift is not watched"
     said = (
         f"kept from {words}: inputs {tensors(interface.inputs)}; outputs {tensors(interface.outputs)}; {classes}"
-        f"task {in_words(interface.named_task)}; {watched}"
+        f"task {task_in_words(interface.named_task)}; {watched}"
     )
     if interface.preprocess:
         said += f"; preprocessing {steps_in_words(interface.preprocess)}"

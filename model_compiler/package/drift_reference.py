@@ -89,15 +89,15 @@ def profile(
         DataError: names of an input that there is not, or not as many as it has numbers.
     """
     summaries, called = [], _called(names, inputs)
-    for told in figures.plan(inputs):
+    for told in figures.planned_figures(inputs):
         rows = background[told.tensor]
         picked = np.linspace(0, len(rows) - 1, min(len(rows), PROFILE_ROWS)).astype(np.int64)
-        summaries.append(figures.summarize(told, [np.asarray(rows[place]) for place in picked], every=True))
+        summaries.append(figures.summarize_input(told, [np.asarray(rows[place]) for place in picked], every=True))
     return figures.encode_profile(figures.TrainingProfile(inputs=tuple(summaries), names=called))
 
 
 def _called(names: Mapping[str, Sequence[str]], inputs: Sequence[Tensor]) -> dict[str, tuple[str, ...]]:
-    told = {one.tensor: one for one in figures.plan(inputs)}
+    told = {one.tensor: one for one in figures.planned_figures(inputs)}
     called = {}
     for name, given in names.items():
         only = inputs[0].name if len(inputs) == 1 else name

@@ -35,7 +35,7 @@ from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.samples import store
 from cloud_hub.samples.retention import Retention
-from cloud_hub.services.leases import hold
+from cloud_hub.services.leases import hold_lease
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.tables import Device, DriftMonitor, Metadata, OutboxCommand, SampleRow
@@ -85,10 +85,10 @@ def test_an_engine_leads_again_though_a_replica_took_the_lease_a_year_ahead(both
 
 def test_a_small_step_back_takes_no_lease_away(both: HubFixture) -> None:
     with both.hub.session() as session:
-        assert hold(session, "x", "one", both.clock(), 30.0)
+        assert hold_lease(session, "x", "one", both.clock(), 30.0)
     with both.hub.session() as session:
-        assert not hold(session, "x", "two", both.clock() - SLACK_S, 30.0)
-        assert hold(session, "x", "two", both.clock() - SLACK_S - 1, 30.0)
+        assert not hold_lease(session, "x", "two", both.clock() - SLACK_S, 30.0)
+        assert hold_lease(session, "x", "two", both.clock() - SLACK_S - 1, 30.0)
 
 
 def test_a_job_that_was_claimed_a_year_ahead_is_claimed_again(both: HubFixture) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from cloud_hub.devices.finding import Wanted, ending_certificates, find, reasons
+from cloud_hub.devices.finding import Wanted, ending_certificates, find_devices, reasons
 from cloud_hub.ingest.ingestor import Ingestor
 from cloud_hub.ingest.slowing import TOO_MANY
 from cloud_hub.store.senders import WORD
@@ -32,7 +32,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
 def pages(fleet: HubFixture, wanted: Wanted, limit: int) -> list[str]:
     found, after = list[str](), ""
     while True:
-        page = find(fleet.hub, wanted, after, limit)
+        page = find_devices(fleet.hub, wanted, after, limit)
         found += [device.id for device in page.items]
         if not page.next:
             assert page.count == len(found)

@@ -24,7 +24,7 @@ from cloud_hub.errors import ConflictError, InvalidError, UnauthenticatedError, 
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.token_orders import delete, revoke
 from cloud_hub.identity.tokens import Grant, create_token, verify_token
-from cloud_hub.journal import Journal, keep_position, note, position
+from cloud_hub.journal import Journal, keep_position, position, write_act
 from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.opening.replaying import replay
 from cloud_hub.ports import Objects
@@ -291,7 +291,7 @@ def test_two_that_write_at_once_make_one_chain(writers: HubFixture) -> None:
     other = Journal(one.journal._objects, writers.clock)
     writers.model()
     with one.session() as session:
-        note(session, NumberTaken(model="digits", number=7))
+        write_act(session, NumberTaken(model="digits", number=7))
         found, follows = other.append(TokenEnded(token="x"), position_of(one))
         assert follows and found.number == position_of(one).number + 1
     numbers = [number for number, _ in one.journal.stored()]
@@ -310,10 +310,10 @@ def position_of(hub: Hub) -> Any:
 def test_a_transaction_that_is_undone_writes_nothing(hub: HubFixture) -> None:
     before = list(hub.hub.journal.stored())
     with pytest.raises(RuntimeError), hub.hub.session() as session:
-        note(session, TokenEnded(token="x"))
+        write_act(session, TokenEnded(token="x"))
         raise RuntimeError
     with hub.hub.session() as session:
-        note(session, TokenEnded(token="y"))
+        write_act(session, TokenEnded(token="y"))
         with session.begin_nested():
             session.add(Setting(key="x", value="y"))
         assert list(hub.hub.journal.stored()) == before, "a savepoint is no commit"

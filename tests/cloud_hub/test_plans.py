@@ -151,7 +151,7 @@ def test_ill_devices_are_found_among_themselves(fleet: HubFixture) -> None:
 def test_those_of_a_reason_are_the_ones_that_are_counted(fleet: HubFixture, reason: str) -> None:
     with fleet.hub.reading() as session:
         (counted,) = [one for one in finding.reasons(session, fleet.clock()) if one.reason == reason]
-    found = finding.find(fleet.hub, Wanted(reason=reason), "", 50)
+    found = finding.find_devices(fleet.hub, Wanted(reason=reason), "", 50)
     assert found.count == counted.devices and found.items[0].id == counted.example
 
 

@@ -24,7 +24,7 @@ from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.jobs import queue
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset
-from cloud_hub.services.leases import hold
+from cloud_hub.services.leases import hold_lease
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, DriftStream, Job, Model, SampleRow
 from cloud_hub.trust import models
 from fleet.protocol.manifest import decode_manifest
@@ -211,10 +211,10 @@ def test_releases_published_at_once_get_numbers_of_their_own(
 def test_one_of_two_replicas_leads_from_the_first_moment(made: HubFixture, meanwhile: Meanwhile) -> None:
     def lead(owner: str) -> bool:
         with made.hub.session() as session:
-            return hold(session, "engine", owner, made.clock(), 30.0)
+            return hold_lease(session, "engine", owner, made.clock(), 30.0)
 
     with made.hub.session() as session:
-        first = hold(session, "engine", "one", made.clock(), 30.0)
+        first = hold_lease(session, "engine", "one", made.clock(), 30.0)
         second = meanwhile.call(lead, "two")
     assert (first, second.result(DEADLINE_S)) == (True, False)
     assert lead("one") and not lead("two")

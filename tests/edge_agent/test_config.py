@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import UsageError
 
 
 def test_the_command_line_outranks_the_environment_and_that_the_file(tmp_path):
     (tmp_path / "agent.toml").write_text('port = 1\npoll_s = 2.5\nuds = "a"\nvariants = ["litert-fp32"]\n')
-    config = load(tmp_path, overrides={"port": 3, "uds": None}, environ={"EDGELOOP_PORT": "2", "EDGELOOP_UDS": "b"})
+    config = load_config(
+        tmp_path, overrides={"port": 3, "uds": None}, environ={"EDGELOOP_PORT": "2", "EDGELOOP_UDS": "b"}
+    )
     assert (config.port, config.uds, config.poll_s, config.variants) == (3, "b", 2.5, ("litert-fp32",))
-    assert load(tmp_path / "none", environ={}).port is None
+    assert load_config(tmp_path / "none", environ={}).port is None
 
 
 @pytest.mark.parametrize(
@@ -22,5 +24,5 @@ def test_the_command_line_outranks_the_environment_and_that_the_file(tmp_path):
 def test_a_wrong_file_is_named_with_what_is_wrong_in_it(tmp_path, text, word):
     (tmp_path / "agent.toml").write_text(text)
     with pytest.raises(UsageError, match=word) as caught:
-        load(tmp_path, environ={})
+        load_config(tmp_path, environ={})
     assert str(tmp_path) in str(caught.value) or caught.value.subject.startswith(str(tmp_path))

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent import client
 from edge_agent.agent import Agent
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import IdentityError, UnreachableError, UpdateError
 from edge_agent.identity.certificates import fits
 from edge_agent.identity.enroll import FILE, FIRST_ROOT, enroll, load_enrollment
@@ -82,7 +82,7 @@ def test_what_is_installed_serves_with_a_damaged_identity(device: Path, damage: 
     harm(device / "identity")
 
     async def scenario() -> None:
-        agent = Agent(load(device))
+        agent = Agent(load_config(device))
         try:
             await agent.updater.start()
             document = agent.status()
@@ -117,7 +117,7 @@ def test_no_call_leaves_a_device_that_does_not_know_its_hub(device: Path, damage
     DAMAGES[damage][0](device / "identity")
 
     async def scenario() -> None:
-        agent = Agent(load(device))
+        agent = Agent(load_config(device))
         try:
             with pytest.raises(UnreachableError, match="the hub is not asked"):
                 agent.links.hub.request("GET", "/device/me")

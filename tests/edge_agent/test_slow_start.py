@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.agent import Agent
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import InferenceError
 from edge_agent.runtimes import Installed
 from edge_agent.status_lines import lines
@@ -42,7 +42,7 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 async def started(directory: Path, goes_on: threading.Event, settings: str) -> AsyncIterator[Agent]:
     """An agent that has started, without its background tasks."""
     (directory / "agent.toml").write_text(settings)
-    agent = Agent(load(directory))
+    agent = Agent(load_config(directory))
     try:
         await agent.updater.start()
         yield agent

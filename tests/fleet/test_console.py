@@ -105,7 +105,7 @@ def test_settings_are_read_from_files_and_variables_of_other_systems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cloud_hub.config import HubConfig
-    from edge_agent.config import load
+    from edge_agent.config import load_config
     from fleet.cli.config import load_login
 
     (tmp_path / "hub.toml").write_bytes(b"\xef\xbb\xbfport = 8081\r\n")
@@ -114,7 +114,7 @@ def test_settings_are_read_from_files_and_variables_of_other_systems(
     monkeypatch.setenv("EDGELOOP_HUB_HOST", "127.0.0.1\r\n")
     hub = HubConfig.load(tmp_path)
     assert (hub.port, hub.host) == (8081, "127.0.0.1")
-    agent = load(tmp_path, environ={"EDGELOOP_LOG_LEVEL": "\ufeffDEBUG\r"})
+    agent = load_config(tmp_path, environ={"EDGELOOP_LOG_LEVEL": "\ufeffDEBUG\r"})
     assert (agent.poll_s, agent.log_level) == (5.0, "DEBUG")
     config = {"EDGELOOP_CONFIG": str(tmp_path / "config.toml")}
     assert load_login(config).url == "http://file"

@@ -13,7 +13,7 @@ import pytest
 
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import InvalidError
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import UsageError
 from fleet.console import logs
 from fleet.console.logs import JsonLines, set_up
@@ -98,14 +98,14 @@ def test_the_form_is_changed_and_another_log_stays(begin, monkeypatch) -> None:
 def test_hub_and_agent_take_the_form_from_their_files_and_variables(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "hub.toml").write_text('log_format = "json"')
     (tmp_path / "agent.toml").write_text('log_format = "json"')
-    assert HubConfig.load(tmp_path).log_format == load(tmp_path, environ={}).log_format == "json"
+    assert HubConfig.load(tmp_path).log_format == load_config(tmp_path, environ={}).log_format == "json"
     assert HubConfig.load(tmp_path, log_format="text").log_format == "text"
-    assert load(tmp_path, environ={"EDGELOOP_LOG_FORMAT": "text"}).log_format == "text"
+    assert load_config(tmp_path, environ={"EDGELOOP_LOG_FORMAT": "text"}).log_format == "text"
     monkeypatch.setenv("EDGELOOP_HUB_LOG_FORMAT", "xml")
     with pytest.raises(InvalidError, match="log_format"):
         HubConfig.load(tmp_path)
     with pytest.raises(UsageError, match="log_format"):
-        load(tmp_path, environ={"EDGELOOP_LOG_FORMAT": "xml"})
+        load_config(tmp_path, environ={"EDGELOOP_LOG_FORMAT": "xml"})
 
 
 def test_credentials_are_hidden_before_a_long_line_is_cut() -> None:

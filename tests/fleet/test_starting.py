@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.console.starting import start
+from fleet.console.starting import start_command
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -35,7 +35,7 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(
     (tmp_path / "wants_much.py").write_text("import a_package_that_nobody_has.part\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        start("fleet", "wants_much", "fleet")
+        start_command("fleet", "wants_much", "fleet")
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert "error: fleet needs the package a_package_that_nobody_has, which is not installed" in said
@@ -48,4 +48,4 @@ def test_a_module_of_ours_that_is_missing_is_a_fault_and_shown_as_one(
     (tmp_path / "wants_ours.py").write_text("import fleet.no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match=r"fleet\.no_such_module"):
-        start("fleet", "wants_ours", "fleet")
+        start_command("fleet", "wants_ours", "fleet")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, decode_manifest
-from fleet.protocol.selftest import check, decode_vectors
+from fleet.protocol.selftest import check_vectors, decode_vectors
 from model_compiler import intervals, metrics
 from model_compiler.errors import DataError, SourceError
 from model_compiler.evaluate import deferral, rightness, tasking, verdict
@@ -152,7 +152,7 @@ def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     assert 8 <= section.vectors <= 16
 
     def passed(section: SelfTest, weights: np.ndarray) -> bool:
-        return check(decode_vectors(data), section, "a", lambda named: {"logits": named["x"] @ weights}).passed
+        return check_vectors(decode_vectors(data), section, "a", lambda named: {"logits": named["x"] @ weights}).passed
 
     flipped = weights.copy()
     flipped[2] = -flipped[2]

@@ -12,7 +12,7 @@ from torch import nn
 
 from fleet.protocol import selftest
 from fleet.protocol.drift_encoder import decode_encoder
-from fleet.protocol.figures import decode_profile, figures_of, plan
+from fleet.protocol.figures import decode_profile, figures_of, planned_figures
 from fleet.protocol.manifest import Gate, encode_manifest
 from fleet.protocol.manifest_detail import decode_detail, with_detail
 from model_compiler.build.artifacts import CLOUD
@@ -84,11 +84,11 @@ def test_self_test_vectors_pass_the_right_model_and_fail_one_with_flipped_weight
         rows = iter(answers("litert-int8", "litert", content, x))
         return lambda inputs: {"logits": next(rows)[None]}
 
-    good = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
+    good = selftest.check_vectors(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
     assert good.passed and good.worst <= manifest.selftest.tolerance["litert-int8"] / making.STEPS
     dense = _largest_run_of_weights(bytes(model))
     model[dense] = bytes((-b) % 256 for b in model[dense])
-    bad = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
+    bad = selftest.check_vectors(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
     assert not bad.passed and bad.reason
 
 
@@ -96,7 +96,7 @@ def test_a_release_says_what_it_was_trained_on_and_no_device_fetches_it(compiled
     manifest = compiled.manifest
     data = (compiled.out / "blobs" / manifest.profile.sha256).read_bytes()
     (found,) = decode_profile(data).inputs
-    (told,) = plan(manifest.inputs)
+    (told,) = planned_figures(manifest.inputs)
     rows = next(iter(request_.calibration.inputs.values()))
     assert (found.name, found.rows, found.nan) == (manifest.inputs[0].name, len(rows), 0)
     assert len(figures_of(found)) == len(told.names) and len(data) < 4096

@@ -17,7 +17,7 @@ from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Afterwards
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.server import share
+from edge_agent.serving.server import make_shared
 from edge_agent.serving.slots import Slots
 from edge_agent.serving.tracing import make_engine
 from edge_agent.telemetry.budget import Budget
@@ -112,7 +112,7 @@ class Agent:
         show_audits(self.metrics, lambda: self.auditor.dropped)
         self.endpoint = Endpoint(self.cloud)
         self.engine = make_engine(self.slots, self.policies, self.endpoint, self.recorder, tracer, rng=rng)
-        self.shared = share(self.engine, tracer)
+        self.shared = make_shared(self.engine, tracer)
         self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
 
     def settle(self) -> None:

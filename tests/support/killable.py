@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edge_agent import runtimes
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
@@ -20,7 +20,7 @@ from tests.support.updaters import make_updater
 async def main(directory: Path, device: str, channel: str) -> None:
     shadows = Shadows(ChildProcesses(directory), Copies(), FakeSink())
     updater = make_updater(
-        load(directory),
+        load_config(directory),
         device,
         channel,
         FakeActivator(),

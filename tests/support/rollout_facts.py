@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
-from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.groups import group_ids
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.rollouts.facts import reference
 from cloud_hub.store.benchmarks import hardware_class, newest_p95
@@ -55,7 +55,7 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
             assigned,
             plan.model,
             device.id,
-            groups=frozenset(groups_of(group_secret, device.labels)),
+            groups=frozenset(group_ids(group_secret, device.labels)),
             pin=device.pins.get(plan.model),
             committed=plan.from_release,
         )

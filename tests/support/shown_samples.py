@@ -10,7 +10,7 @@ from cloud_hub.samples import store
 from cloud_hub.store.tables import Model
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Array, Sample
-from fleet.protocol.task import TaskSpec, capability
+from fleet.protocol.task import TaskSpec, task_capability
 from fleet.protocol.tensors import to_array
 from tests.support.hub import HubFixture
 
@@ -41,7 +41,13 @@ def detections(hub: HubFixture, model: str, scale: tuple[float, float] = (1.0, 1
     rows = Tensor(name="boxes", datatype="FP32", shape=(-1, -1, 6))
     task = TaskSpec(name="detection")
     hub.release(
-        model, labels=KINDS, task=task, inputs=(image,), outputs=(rows,), requires=(capability(task.name),), cloud=None
+        model,
+        labels=KINDS,
+        task=task,
+        inputs=(image,),
+        outputs=(rows,),
+        requires=(task_capability(task.name),),
+        cloud=None,
     )
     corners = np.array(FOUND) / (*scale, *scale)
     answer = np.array([[[*corners, 0.7, 0]]] if found else np.zeros((1, 0, 6)), np.float32)

@@ -16,7 +16,7 @@ from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.samples import pictures, ranking, series, sounds, store
 from cloud_hub.samples.parquet import Arrays
 from cloud_hub.store.tables import SampleRow
-from cloud_hub.trust.models import task_of
+from cloud_hub.trust.models import task_of_labels
 from fleet.api.types import TEXT_LIMIT
 from fleet.tasks import Task
 
@@ -35,7 +35,7 @@ def acts() -> list[Act]:
 
 def _form(asked: ActRequest) -> Form:
     hub, model = asked.hub, asked.names["model"]
-    task = task_of(hub, model)
+    task = task_of_labels(hub, model)
     left = ""
     if (ids := _ids(asked)) or asked.given.get("sample-0"):
         rows = [row for one in ids if (row := _found(hub, one)) is not None]

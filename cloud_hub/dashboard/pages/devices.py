@@ -10,7 +10,7 @@ from starlette.responses import Response
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.dashboard.rendering import Framed
 from cloud_hub.dashboard.views.devices import channels, device_page, event_in_words
-from cloud_hub.devices.finding import Wanted, find
+from cloud_hub.devices.finding import Wanted, find_devices
 from fleet.api.types import INT64
 
 router = APIRouter(prefix="/devices", include_in_schema=False)
@@ -35,7 +35,7 @@ def show_list(
     wanted = Wanted(
         state=state, channel=channel, label=label, model=model, release=number, reason=reason, text=text.strip()
     )
-    found = find(frame.hub, wanted, after, PAGE)
+    found = find_devices(frame.hub, wanted, after, PAGE)
     return frame.show("devices.html", found=found, wanted=wanted, channels=channels(frame.hub), after=after)
 
 

@@ -22,7 +22,7 @@ from cloud_hub.store.tables import ChannelRow, SampleRow, WindowRow, WindowSum
 from fleet.api.audit import AuditFilter, AuditRecord
 from fleet.api.devices import DeviceDetail, DeviceEventInfo
 from fleet.api.diagnosis import Finding, findings
-from fleet.api.vitals import in_words
+from fleet.api.vitals import vitals_in_words
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.messages import AgentReport, CommandResult, ModelReport
 
@@ -66,7 +66,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         lacks_before=lacks_before,
         audit=list_records(hub, AuditFilter(subject=device_id), limit=AUDIT, newest=True).items,
         samples=[(model, count) for model, count in samples],
-        machine=in_words(device.vitals),
+        machine=vitals_in_words(device.vitals),
         machine_month=charts,
     )
 

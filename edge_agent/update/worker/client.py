@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.host.child_process import kill
 from edge_agent.update.messages import Confined, Failed, LookRequest, Message, Ready, StepDone, StepRequest
@@ -59,7 +59,7 @@ class ProcessChildren:
 
     def __init__(self, directory: Path, bundle: Path | None = None) -> None:
         self._directory, self._bundle = directory, bundle
-        self._config = load(directory)
+        self._config = load_config(directory)
 
     async def start(self) -> ProcessChild:
         """See the port."""

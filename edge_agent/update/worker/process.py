@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from edge_agent.config import AgentConfig, load
+from edge_agent.config import AgentConfig, load_config
 from edge_agent.errors import AgentError, OlderMetadataError, UsageError, said
 from edge_agent.host.child_process import end_with_parent, leave_no_core
 from edge_agent.update.disk.store import Store
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     kind, directory = argv[0], Path(argv[1])
     end_with_parent()
     os.nice(NICE)
-    config = load(directory)
+    config = load_config(directory)
     leave_no_core()
     if kind == "look":
         bundle = Path(argv[2]) if len(argv) > 2 else None

@@ -186,7 +186,7 @@ def _checked(
     if data is None:
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
     manifest = decode_manifest(data, frozenset(asked.capabilities))
-    variant = choose(manifest, asked.kinds, asked.variants, asked.runtimes)
+    variant = choose_variant(manifest, asked.kinds, asked.variants, asked.runtimes)
     broken = manifest.gate.broken_by(variant.verdict)
     if broken:
         raise RefusedError(
@@ -225,7 +225,7 @@ def _check_floor(trusted: Trusted, model: str, release: int, *, held: bool) -> N
         raise RefusedError(f"{model}: {forbidden}", subject=model, reason=reason, hint="choose another release")
 
 
-def choose(
+def choose_variant(
     manifest: Manifest, kinds: tuple[str, ...], preferred: tuple[str, ...] = (), runtimes: tuple[str, ...] = ()
 ) -> Variant:
     """Choose the first edge variant that a runtime here can run: the device's preference, then the publisher's order.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fleet.demo.driver import Digits
-from fleet.demo.processes import DemoError, options, run
+from fleet.demo.processes import DemoError, options, run_to_end
 from fleet.demo.story import Story
 from fleet.demo.workshop import Workshop
 
@@ -27,7 +27,7 @@ def make_data(story: Story) -> None:
         out = shop.directory / folder
         script = examples() / "digits" / "data.py"
         words = [sys.executable, str(script), "--out", str(out), "--seed", str(shop.seed), *extra]
-        run(words, log=shop.logs / "commands.log", timeout_s=60, env=shop.env)
+        run_to_end(words, log=shop.logs / "commands.log", timeout_s=60, env=shop.env)
     story.data = {name: load(shop.directory / "data" / f"{name}.npz") for name in ("traffic", "exam")}
     story.shifted = {name: load(shop.directory / "shifted" / f"{name}.npz") for name in ("traffic", "exam")}
 

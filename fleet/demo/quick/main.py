@@ -12,7 +12,7 @@ from fleet.demo.driver import Application, DemoTraffic, Digits, Tally, predicted
 from fleet.demo.main import stay
 from fleet.demo.processes import DemoError
 from fleet.demo.quick.shop import Commands, QuickShop
-from fleet.demo.workshop import CHANNEL, MODEL, ports
+from fleet.demo.workshop import CHANNEL, MODEL, agent_ports
 from fleet.errors import FleetError
 
 DATA = Path(__file__).with_name("data")
@@ -42,7 +42,7 @@ def run_quick(commands: Commands, *, keep: bool, directory: Path) -> int:
     except DemoError as error:
         console.print(f"[red]error:[/red] {error}")
         return 1
-    traffic = DemoTraffic(ports(shop), MODEL, INPUT, digits(), rate_hz=RATE_HZ, seed=0)
+    traffic = DemoTraffic(agent_ports(shop), MODEL, INPUT, digits(), rate_hz=RATE_HZ, seed=0)
     try:
         _play(shop, traffic, keep=keep)
     except (DemoError, FleetError) as error:
@@ -129,7 +129,7 @@ def _ask_alone(shop: QuickShop) -> None:
 
 def _ask(shop: QuickShop, asked: Digits) -> tuple[Tally, int]:
     """Ask the devices by turns; what came back, and how many answers are right. Raises DemoError when one failed."""
-    applications = [Application(port, MODEL, INPUT) for port in ports(shop)]
+    applications = [Application(port, MODEL, INPUT) for port in agent_ports(shop)]
     whole, right = Tally(), 0
     for number, (image, label) in enumerate(zip(asked.x, asked.y, strict=True)):
         answer = applications[number % len(applications)].ask(image)

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
-from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, encode_profile, planned_figures, summarize_input
 from fleet.protocol.manifest import Manifest, SketchRef, Tensor, decode_manifest, encode_manifest
 from fleet.protocol.sketch import encode_sketch, sketch
 from model_compiler.inputs.release_folder import blob_of
@@ -27,7 +27,7 @@ def write_release(folder: Path, *, finite: bool = True) -> Manifest:
     trained = np.random.default_rng(7).normal(USUAL, SPREAD, (1000, 2)).astype(np.float32)
     inputs = (Tensor(name="x", datatype="FP32", shape=(-1, 2), finite=finite),)
     encoder = fit_encoder(trained, tensor="x", features=128)
-    told = summarize(plan(inputs)[0], list(trained), every=True)
+    told = summarize_input(planned_figures(inputs)[0], list(trained), every=True)
     data, blobs = small_release(
         inputs=inputs, outputs=(Tensor(name="y", datatype="FP32", shape=(-1, 2)),), labels=("ok", "worn")
     )

@@ -87,7 +87,7 @@ def test_a_database_that_is_away_costs_no_connection(hub: HubFixture, monkeypatc
         raise OperationalError("SELECT", {}, Exception("gone"))
 
     with Name(hub.hub, Times(hub)) as name:
-        monkeypatch.setattr(replica, "hold", away)
+        monkeypatch.setattr(replica, "hold_lease", away)
         for _ in range(5):
             hub.clock.advance(LEASE_S)
             name.keep()

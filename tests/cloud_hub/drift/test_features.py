@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from cloud_hub.drift.features import in_words, moved, pooled
-from fleet.protocol.figures import plan, summarize
+from fleet.protocol.figures import planned_figures, summarize_input
 from fleet.protocol.manifest import Tensor
 
 RNG = np.random.default_rng(0)
-TABLE = plan((Tensor(name="x", datatype="FP32", shape=(-1, 3)),))
-IMAGE = plan((Tensor(name="image", datatype="FP32", shape=(-1, 16, 16, 1)),))
+TABLE = planned_figures((Tensor(name="x", datatype="FP32", shape=(-1, 3)),))
+IMAGE = planned_figures((Tensor(name="image", datatype="FP32", shape=(-1, 16, 16, 1)),))
 
 
 def windows(told, rows, each=20):
-    return [(summarize(told[0], list(part)),) for part in np.split(rows, len(rows) // each)]
+    return [(summarize_input(told[0], list(part)),) for part in np.split(rows, len(rows) // each)]
 
 
 def table(rows=1000):
@@ -46,7 +46,7 @@ def test_images_say_brightness() -> None:
 def test_windows_are_pooled_as_their_rows_would_be() -> None:
     rows = table(100)
     rows[:7, 1] = np.nan
-    parts = [*windows(TABLE, rows[:40]), *windows(TABLE, rows[40:], each=60), (summarize(TABLE[0], []),)]
+    parts = [*windows(TABLE, rows[:40]), *windows(TABLE, rows[40:], each=60), (summarize_input(TABLE[0], []),)]
     (found,) = pooled(parts, {"x": TABLE[0]}).values()
     assert found[:, 0] == pytest.approx(np.nanmean(rows, axis=0), rel=1e-5)
     assert found[:, 1] == pytest.approx(np.nanstd(rows, axis=0), rel=1e-3)

@@ -25,7 +25,7 @@ from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, encode_profile, planned_figures, summarize_input
 from fleet.protocol.manifest import Tensor, decode_manifest, encode_manifest
 from fleet.protocol.messages import Envelope
 from fleet.protocol.sketch import outlying
@@ -38,8 +38,8 @@ from tests.support.told import told
 
 INPUTS = (Tensor(name="x", datatype="FP32", shape=(-1, 3)),)
 TRAINED = np.random.default_rng(0).normal((20, 1000, 5), (4, 30, 1), (2000, 3)).astype(np.float32)
-TOLD = plan(INPUTS)[0]
-PROFILE = TrainingProfile(inputs=(summarize(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
+TOLD = planned_figures(INPUTS)[0]
+PROFILE = TrainingProfile(inputs=(summarize_input(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
 ENCODER = fit_encoder(TRAINED, tensor="x", dims=3, features=64)
 NAMES = ("a", "b", "c")
 
@@ -81,7 +81,7 @@ class Fleet:
         now, rows = self.hub.clock(), change(name, TRAINED[self.random.integers(0, 2000, 30)])
         body = {"counters": {"requests": 30 + refused}}
         if told:
-            summary = summarize(TOLD, list(rows), {"0": refused} if refused else {})
+            summary = summarize_input(TOLD, list(rows), {"0": refused} if refused else {})
             body |= {"inputs": to_builtins((summary,)), "outlying": int(outlying(ENCODER, rows).sum())}
         self.seq += 1
         return WindowRow(

@@ -20,7 +20,7 @@ from cloud_hub.drift.input_state import DeviceInputs, InputMonitorState
 from cloud_hub.drift.monitors import states_of
 from cloud_hub.store.tables import Alarm, Device, InputMonitor, InputWatch, Model, WindowRow
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
-from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, encode_profile, planned_figures, summarize_input
 from fleet.protocol.manifest import SketchRef, Tensor, decode_manifest, encode_manifest
 from fleet.protocol.sketch import sketch
 from model_compiler.inputs.release_folder import blob_of
@@ -42,7 +42,7 @@ class Fleet:
         self.hub, self.values, self.random, self.seq = hub, values, np.random.default_rng(1), 0
         self.devices = [f"d-{number}" for number in range(devices)]
         inputs = (Tensor(name="x", datatype="FP32", shape=(-1, len(names))),)
-        self.told = plan(inputs)[0]
+        self.told = planned_figures(inputs)[0]
         trained = np.concatenate([values(self, device, at) for device in self.devices for at in range(0, 86_400, 3600)])
         self.encoder = fit_encoder(trained, tensor="x", features=128)
         hub.model()
@@ -50,7 +50,9 @@ class Fleet:
             session.get_one(Model, "digits").policy = {"drift": {"samples": 0, **drift}}
             for device in self.devices:
                 session.add(device_row(device))
-        profile = encode_profile(TrainingProfile(inputs=(summarize(self.told, list(trained)),), names={"x": names}))
+        profile = encode_profile(
+            TrainingProfile(inputs=(summarize_input(self.told, list(trained)),), names={"x": names})
+        )
         data, blobs = small_release(inputs=inputs)
         encoder = encode_encoder(self.encoder)
         for blob in (*blobs.values(), profile, encoder):
@@ -80,7 +82,7 @@ class Fleet:
         rows = change(device, self.values(self, device, now - self.began)).astype(np.float32)
         body = {
             "counters": {"requests": len(rows)},
-            "inputs": to_builtins((summarize(self.told, list(rows)),)),
+            "inputs": to_builtins((summarize_input(self.told, list(rows)),)),
             "outlying": 0,
         }
         self.seq += 1

@@ -10,19 +10,19 @@ import pytest
 from cloud_hub.drift import bets, outliers, quality
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key, seen_in, share_below, words
-from fleet.protocol.figures import TrainingProfile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, planned_figures, summarize_input
 from fleet.protocol.manifest import Tensor
 
-PLAN = plan((Tensor(name="x", datatype="FP32", shape=(-1, 3)),))
+PLAN = planned_figures((Tensor(name="x", datatype="FP32", shape=(-1, 3)),))
 TOLD = PLAN[0]
 RNG = np.random.default_rng(0)
 TRAINED = np.stack([RNG.normal(20, 4, 2000), RNG.normal(1000, 30, 2000), RNG.integers(0, 2, 2000)], 1)
-PROFILE = TrainingProfile(inputs=(summarize(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
+PROFILE = TrainingProfile(inputs=(summarize_input(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
 
 
 def shares(rows: np.ndarray, profile: TrainingProfile | None = PROFILE, refused: dict[str, int] | None = None) -> dict:
     requests = len(rows) + sum((refused or {}).values())
-    seen = seen_in((summarize(TOLD, list(rows), refused),), requests, PLAN, profile)
+    seen = seen_in((summarize_input(TOLD, list(rows), refused),), requests, PLAN, profile)
     margins = {key: quality.margin_of(key, found.normal or 0.0) or 1.0 for key, found in seen.items()}
     return {key: found.share for key, found in seen.items() if found.share > margins[key]}
 
@@ -65,7 +65,7 @@ def test_values_beyond_training_are_a_share_and_another_unit_is_said() -> None:
 def test_numbers_on_both_sides_of_zero_have_no_unit() -> None:
     """Their median is near 0 by chance, and any stay elsewhere is many times as large."""
     signed = np.column_stack([RNG.normal(0.1, 1, 2000), TRAINED[:, 1:]])
-    profile = TrainingProfile(inputs=(summarize(TOLD, list(signed)),))
+    profile = TrainingProfile(inputs=(summarize_input(TOLD, list(signed)),))
     stay = np.column_stack([RNG.normal(2.5, 0.2, 200), TRAINED[:200, 1:]])
     assert Key("x", 0, "unit") not in shares(stay, profile)
 
@@ -74,7 +74,7 @@ def test_a_load_that_is_often_0_has_a_unit_and_one_that_mostly_is_has_none() -> 
     load, idle = RNG.normal(50, 5, 2000), RNG.normal(50, 5, 2000)
     load[::10], idle[: 2000 * 6 // 10] = 0.0, 0.0
     trained = np.column_stack([load, -load, idle])
-    profile = TrainingProfile(inputs=(summarize(TOLD, list(trained)),))
+    profile = TrainingProfile(inputs=(summarize_input(TOLD, list(trained)),))
     found = {key for key in shares(trained * 1000, profile) if key.problem == "unit"}
     assert found == {Key("x", 0, "unit"), Key("x", 1, "unit")}
     assert not [key for key in shares(trained, profile) if key.problem == "unit"]
@@ -82,16 +82,19 @@ def test_a_load_that_is_often_0_has_a_unit_and_one_that_mostly_is_has_none() -> 
 
 def test_without_the_training_data_range_and_unit_are_not_watched() -> None:
     wild = rows() * 1e6
-    assert {key.problem for key in seen_in((summarize(TOLD, list(wild)),), 200, PLAN, None)} == {"NaN", "constant"}
+    assert {key.problem for key in seen_in((summarize_input(TOLD, list(wild)),), 200, PLAN, None)} == {
+        "NaN",
+        "constant",
+    }
 
 
 def test_few_training_rows_do_not_make_the_next_ones_foreign() -> None:
-    few = TrainingProfile(inputs=(summarize(TOLD, list(TRAINED[:20])),))
+    few = TrainingProfile(inputs=(summarize_input(TOLD, list(TRAINED[:20])),))
     assert {key for key in shares(TRAINED[20:220], few) if key.problem == "range"} == set()
 
 
 def test_summaries_of_another_shape_than_the_release_s_are_left_out() -> None:
-    other = summarize(plan((Tensor(name="x", datatype="FP32", shape=(-1, 2)),))[0], [np.zeros(2)] * 30)
+    other = summarize_input(planned_figures((Tensor(name="x", datatype="FP32", shape=(-1, 2)),))[0], [np.zeros(2)] * 30)
     assert seen_in((other,), 30, PLAN, PROFILE) == {}
 
 

@@ -21,7 +21,7 @@ from cloud_hub.events.kinds import (
     of_rollout,
     place_in_hour,
 )
-from cloud_hub.events.schedule import LIFE_S, PAUSES_S, AttemptResult, judge
+from cloud_hub.events.schedule import LIFE_S, PAUSES_S, AttemptResult, judge_attempt
 from cloud_hub.events.standing import PATIENCE_S, looked, reminder
 from cloud_hub.ports import Part
 from fleet.rollouts import machine
@@ -64,8 +64,8 @@ def test_no_subject_takes_the_place_of_another():
 
 @pytest.mark.parametrize("pattern", ["*", "rollout.*", "rollout.halted"])
 def test_a_pattern_means_kinds(pattern):
-    assert kinds.wanted((kinds.check_pattern(pattern),), "rollout.halted")
-    assert kinds.wanted((pattern,), "job.failed") == (pattern == "*")
+    assert kinds.is_wanted((kinds.check_pattern(pattern),), "rollout.halted")
+    assert kinds.is_wanted((pattern,), "job.failed") == (pattern == "*")
 
 
 @pytest.mark.parametrize("pattern", ["rollout", "roll.*", "", "*.halted"])
@@ -84,7 +84,7 @@ def test_the_page_lists_every_kind():
 
 def judged(outcome=None, **changes):
     fields = {"tries": 1, "most": 8, "expires_at": NOW + LIFE_S, "now": NOW, "chance": 0.5} | changes
-    return judge(outcome or AttemptResult(status=500), **fields)
+    return judge_attempt(outcome or AttemptResult(status=500), **fields)
 
 
 def test_pauses_grow_and_are_spread_by_a_fifth():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloud_hub.execution import node
-from cloud_hub.execution.log import Tail, keep
+from cloud_hub.execution.log import Tail, append_log
 from cloud_hub.execution.port import LOG, LOG_BYTES, OverLimitError, WorkFailedError
 from cloud_hub.execution.shipping import PIECE, Incoming, Outgoing, Piece
 
@@ -93,10 +93,10 @@ def test_a_log_is_followed_over_its_turn(tmp_path: Path) -> None:
     tail = Tail(log)
     assert tail.more() == b""
     for part in parts:
-        keep(log, part)
+        append_log(log, part)
         assert tail.more() == part
-    keep(log, b"e")
-    keep(log, b"f" * LOG_BYTES)
+    append_log(log, b"e")
+    append_log(log, b"f" * LOG_BYTES)
     assert tail.more() == b"e" + b"f" * LOG_BYTES and tail.more() == b""
 
 

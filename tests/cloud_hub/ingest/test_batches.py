@@ -12,7 +12,7 @@ from cloud_hub.ingest.reading import read_record
 from cloud_hub.store.senders import SPOOLS
 from cloud_hub.store.tables import Device, DeviceEvent, PairEvidence, PairInput, SetAside, SpoolCursor, WindowRow
 from cloud_hub.store.types import document_text
-from fleet.protocol.bounds import plain
+from fleet.protocol.bounds import storable
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
 from tests.cloud_hub.ingest.test_bad_messages import good, receipts, rows, up
 from tests.support import bad_messages as bad
@@ -112,11 +112,11 @@ def test_what_is_kept_of_a_window_is_what_a_reader_may_find():
     for kind in ("window", "paired"):
         for message in Traffic(kind, ["cam-1"]).batch(5):
             document = read_record(message.payload).document
-            assert document_text(plain(document, "window")) == document_text(document)
+            assert document_text(storable(document, "window")) == document_text(document)
     strange = bad.envelope("cam-1", 1, bad.replaced(bad.WINDOW, variant="a\0b" + "ü" * 20_000), "window")
     document = read_record(strange).document
     assert document["variant"][:4] == "a\ufffdbü"
-    assert document_text(plain(document, "window")) == document_text(document)
+    assert document_text(storable(document, "window")) == document_text(document)
 
 
 def test_a_batch_of_nobody_known_costs_nothing_and_answers_nobody(fleet):

@@ -29,7 +29,7 @@ from cloud_hub.store.tables import (
 )
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import gobackn
-from edge_agent.mqtt.command_verification import accept, decode_keys
+from edge_agent.mqtt.command_verification import decode_keys, verified_command
 from fleet.api.vitals import VitalsHour
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
@@ -97,7 +97,7 @@ def upto(fleet: HubFixture, out) -> list[tuple[str, int]]:
     keys, found = decode_keys(fleet.hub.command_key.target()), []
     for topic, payload in out:
         device = topic.split("/")[-2]
-        command = accept(payload, keys, verify=signed_by, device=device, counter=0, now=fleet.clock())
+        command = verified_command(payload, keys, verify=signed_by, device=device, counter=0, now=fleet.clock())
         assert command.kind == "receipt"
         receipt = msgspec.convert(command.args, Receipt)
         found.append((device, receipt.committed))
@@ -484,7 +484,7 @@ def test_commands_are_signed_with_rising_counters(fleet):
         send_command(fleet.hub, "cam-1", "diagnose", {})
     now = fleet.clock()
     commands = [
-        accept(payload, keys, verify=signed_by, device="cam-1", counter=0, now=now)
+        verified_command(payload, keys, verify=signed_by, device="cam-1", counter=0, now=now)
         for _, _, payload in waiting(fleet.hub)
     ]
     first, second = [command.counter for command in commands]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from cloud_hub.ingest.reading import ReadRecord, read_record
 from cloud_hub.ingest.summing import Part, beginning, summed
 from fleet.protocol.durations import HOUR_S
-from fleet.protocol.figures import COLUMNS, FINITE, HIGH, LOW, MEAN, SPREAD, Told, figures_of, summarize
+from fleet.protocol.figures import COLUMNS, FINITE, HIGH, LOW, MEAN, SPREAD, Told, figures_of, summarize_input
 from fleet.protocol.quantiles import quantiles
-from fleet.protocol.quantiles import summarize as quantile_summary
+from fleet.protocol.quantiles import summarize_numbers as quantile_summary
 from fleet.protocol.telemetry import InputSummary, QuantileData, SketchData, Window
 from tests.support.traffic import Traffic
 
@@ -63,7 +63,7 @@ def table(one: Part) -> np.ndarray:
 
 
 def told(rows: list[np.ndarray]) -> dict:
-    return {"inputs": [msgspec.to_builtins(summarize(TOLD, rows, every=True))]}
+    return {"inputs": [msgspec.to_builtins(summarize_input(TOLD, rows, every=True))]}
 
 
 def test_inputs_say_of_an_hour_what_they_would_of_all_its_rows():

@@ -12,7 +12,7 @@ import pytest
 from cloud_hub.addresses import Endpoint
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError
 from cloud_hub.opening import listening
-from cloud_hub.opening.listening import check_free, listen
+from cloud_hub.opening.listening import check_free, listen_at
 
 TAKE = """
 import socket, sys
@@ -43,13 +43,13 @@ def test_a_taken_port_is_named_with_its_holder() -> None:
 
 def test_our_own_port_is_called_ours() -> None:
     port = free_port()
-    (one,) = listen(Endpoint("127.0.0.1", port), "HTTP", "--port")
+    (one,) = listen_at(Endpoint("127.0.0.1", port), "HTTP", "--port")
     with one, pytest.raises(ConflictError, match="by this very hub"):
         check_free(Endpoint("127.0.0.1", port), "the broker", "--broker-port")
 
 
 def test_every_address_of_a_name_is_listened_on() -> None:
-    found = listen(Endpoint("localhost", free_port()), "HTTP", "--port")
+    found = listen_at(Endpoint("localhost", free_port()), "HTTP", "--port")
     families = {one.family for one in found}
     for one in found:
         assert one.proto == socket.IPPROTO_TCP  # by which asyncio knows to send small pieces at once
@@ -60,7 +60,7 @@ def test_every_address_of_a_name_is_listened_on() -> None:
 @pytest.mark.parametrize("host", ["198.51.100.7", "no-such-host.invalid"])
 def test_a_host_that_is_not_here(host: str) -> None:
     with pytest.raises(InvalidError, match="HTTP cannot listen on"):
-        listen(Endpoint(host, 8080), "HTTP", "--port")
+        listen_at(Endpoint(host, 8080), "HTTP", "--port")
 
 
 def test_a_port_that_this_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,5 +69,5 @@ def test_a_port_that_this_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(listening, "_listener", refused)
     with pytest.raises(ForbiddenError, match="may not listen on port 443, which HTTP wants") as caught:
-        listen(Endpoint("127.0.0.1", 443), "HTTP", "--port")
+        listen_at(Endpoint("127.0.0.1", 443), "HTTP", "--port")
     assert "above 1023" in caught.value.hint

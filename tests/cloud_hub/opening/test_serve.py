@@ -15,7 +15,7 @@ import pytest
 
 from cloud_hub import main
 from cloud_hub.addresses import Endpoint
-from cloud_hub.opening.listening import listen
+from cloud_hub.opening.listening import listen_at
 from tests.support.commands import call
 from tests.support.hub_process import HubProcess, cloud_hub, free_port, serving
 from tests.support.postgres import create_database
@@ -221,7 +221,7 @@ def test_a_hub_with_its_objects_where_a_file_lies(refused: Any) -> None:
 
 def test_a_taken_port_of_a_program_that_is_none_of_ours(refused: Any) -> None:
     port = free_port()
-    (taken,) = listen(Endpoint("127.0.0.1", port), "HTTP", "--port")
+    (taken,) = listen_at(Endpoint("127.0.0.1", port), "HTTP", "--port")
     with taken:
         code, error = refused(lambda _: None, "--port", str(free_port()), "--broker-port", str(port))
     assert code == 5 and f"port {port} " in error

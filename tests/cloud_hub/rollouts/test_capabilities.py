@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from cloud_hub.devices.told import told
-from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.groups import group_ids
 from cloud_hub.rollouts.capabilities import held_back, pins
 from cloud_hub.store.tables import Device, DeviceModel
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
@@ -38,7 +38,7 @@ def held(fleet: HubFixture, device_id: str) -> tuple[dict[str, object], dict[str
     with fleet.hub.reading() as session:
         device = session.get(Device, device_id)
         assert device is not None
-        groups = groups_of(fleet.hub.device_tokens.group_secret, device.labels)
+        groups = group_ids(fleet.hub.device_tokens.group_secret, device.labels)
         found = held_back(session, device, groups)
         return {model: (one.offered, one.lacks, one.release) for model, one in found.items()}, pins(device, found)
 
@@ -82,7 +82,7 @@ def test_a_pin_or_a_rule_to_such_a_release_holds_back_alike(fleet: HubFixture) -
         assert device is not None
         device.pins, device.labels = {"digits": 3}, {"site": "berlin"}
         session.add(device)
-        groups = tuple(groups_of(fleet.hub.device_tokens.group_secret, device.labels))
+        groups = tuple(group_ids(fleet.hub.device_tokens.group_secret, device.labels))
     assert held(fleet, "d-0")[1] == {"digits": 2}
     with fleet.hub.session() as session:
         device = session.get(Device, "d-0")
@@ -113,7 +113,7 @@ def test_what_is_explained_is_what_a_device_that_asks_finds(fleet: HubFixture, p
         device = session.get(Device, "d-1")
         assert device is not None
         device.labels = {"site": "berlin"}
-        groups = groups_of(fleet.hub.device_tokens.group_secret, device.labels)
+        groups = group_ids(fleet.hub.device_tokens.group_secret, device.labels)
         for name in ("d-0", "d-1", "d-2"):
             row = session.get(Device, name)
             assert row is not None

@@ -11,10 +11,11 @@ from sqlmodel import select
 
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts import facts as rollout_facts
-from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
+from cloud_hub.rollouts.engine import RolloutEngine, carry_out, store
 from cloud_hub.store import hearing, pairing
 from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.benchmarks import row as measured_row
+from cloud_hub.store.rollout_rows import plan_and_progress
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Audit, ModelEntry, decode_channel
 from fleet.protocol.messages import Benchmark
@@ -346,7 +347,7 @@ def test_a_crash_between_row_and_channel_is_made_good_by_the_next_step(fleet):
     rollout = start(fleet)
     with fleet.hub.session() as session:
         row = session.get(RolloutRow, rollout)
-        plan, progress = read(row)
+        plan, progress = plan_and_progress(row)
         store(session, row, machine.apply(plan, progress, "abort", fleet.clock()), fleet.clock())
     assert entry(fleet).rollout is not None  # the process died before it published
     RolloutEngine(fleet.hub).step()

@@ -9,8 +9,9 @@ from sqlmodel import col, select
 
 from cloud_hub.errors import ConflictError
 from cloud_hub.rollouts import create_rollout, labelled
-from cloud_hub.rollouts.engine import RolloutEngine, read
+from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store import outcomes
+from cloud_hub.store.rollout_rows import plan_and_progress
 from cloud_hub.store.tables import ChannelRow, DeviceModel, RolloutLabel, RolloutRow, RolloutSignals, SampleRow
 from fleet.protocol.channel import ModelEntry, Sampling, decode_channel
 from fleet.protocol.resolve import resolve
@@ -99,16 +100,16 @@ def test_a_release_as_good_as_the_last_goes_through_by_labels_alone(fleet: HubFi
     rollout, engine = start(fleet), RolloutEngine(fleet.hub)
     cohort = commit(fleet, rollout)
     step(fleet, engine)
-    verdict = read(rollout_of(fleet, rollout))[1].verdict
+    verdict = plan_and_progress(rollout_of(fleet, rollout))[1].verdict
     assert verdict is not None and verdict.judgement == "not-enough-evidence" and "matched labels" in verdict.reason
     label(fleet, cohort, new=0.9, old=0.9)
     step(fleet, engine)
-    assert read(rollout_of(fleet, rollout))[1].stage == 1
+    assert plan_and_progress(rollout_of(fleet, rollout))[1].stage == 1
     commit(fleet, rollout)
     step(fleet, engine)
     found = rollout_of(fleet, rollout)
-    assert found.state == "finished", read(found)[1]
-    verdict = read(found)[1].verdict
+    assert found.state == "finished", plan_and_progress(found)[1]
+    verdict = plan_and_progress(found)[1].verdict
     assert (
         verdict.goal == "not worse by more than 20 points, at 95 %" and "600 matched labels show it" in verdict.reason
     )
@@ -128,14 +129,14 @@ def test_what_was_chosen_came_before_or_is_gone_says_nothing(fleet: HubFixture, 
     label(fleet, commit(fleet, rollout), new=0.0, old=1.0, count=100, **fields)
     step(fleet, engine)
     found = rollout_of(fleet, rollout)
-    assert found.state == "running" and read(found)[1].verdict.paired.pairs == 0
+    assert found.state == "running" and plan_and_progress(found)[1].verdict.paired.pairs == 0
 
 
 def test_what_was_drawn_stays_when_samples_are_labelled_again_or_deleted(fleet: HubFixture) -> None:
     rollout, engine = start(fleet, guard={**GUARD, "min_pairs": 500}), RolloutEngine(fleet.hub)
     label(fleet, commit(fleet, rollout), new=0.9, old=0.9, count=100)
     step(fleet, engine)
-    before = read(rollout_of(fleet, rollout))[1].verdict.paired
+    before = plan_and_progress(rollout_of(fleet, rollout))[1].verdict.paired
     with fleet.hub.session() as session:
         for number, row in enumerate(session.exec(select(SampleRow).order_by(col(SampleRow.id))).all()):
             if number % 2:
@@ -145,7 +146,7 @@ def test_what_was_drawn_stays_when_samples_are_labelled_again_or_deleted(fleet: 
             session.add(row)
     for again in (engine, RolloutEngine(fleet.hub)):  # one that knows what was drawn, and one that reads it
         step(fleet, again)
-        assert read(rollout_of(fleet, rollout))[1].verdict.paired == before and before.pairs == 100
+        assert plan_and_progress(rollout_of(fleet, rollout))[1].verdict.paired == before and before.pairs == 100
 
 
 def test_more_labels_than_one_look_reads_are_drawn_one_look_after_the_other(
@@ -157,7 +158,7 @@ def test_more_labels_than_one_look_reads_are_drawn_one_look_after_the_other(
     found = []
     for _ in range(5):
         step(fleet, engine)
-        found.append(read(rollout_of(fleet, rollout))[1].verdict.paired.pairs)
+        found.append(plan_and_progress(rollout_of(fleet, rollout))[1].verdict.paired.pairs)
     assert found == [30, 60, 90, 100, 100]
 
 
@@ -186,7 +187,7 @@ def test_labels_of_devices_outside_of_the_rollout_say_nothing(fleet: HubFixture)
     cohort = commit(fleet, rollout)
     label(fleet, ["stranger"], new=0.0, old=1.0, count=100)
     step(fleet, engine)
-    verdict = read(rollout_of(fleet, rollout))[1].verdict
+    verdict = plan_and_progress(rollout_of(fleet, rollout))[1].verdict
     assert verdict.paired.pairs == 0 and len(cohort) == 10
 
 

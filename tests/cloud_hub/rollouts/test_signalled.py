@@ -10,7 +10,8 @@ from sqlmodel import select
 from cloud_hub.errors import ConflictError
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts import facts as rollout_facts
-from cloud_hub.rollouts.engine import RolloutEngine, read
+from cloud_hub.rollouts.engine import RolloutEngine
+from cloud_hub.store.rollout_rows import plan_and_progress
 from cloud_hub.store.tables import Device, RolloutSignals, WindowRow
 from fleet.rollouts import signals
 from fleet.rollouts.schedule import Schedule
@@ -62,16 +63,16 @@ def test_a_release_that_behaves_as_the_last_goes_through(fleet: HubFixture) -> N
     cohort = commit(fleet, rollout)
     windows(fleet, 60, cohort)
     step(fleet, engine)
-    assert read(rollout_of(fleet, rollout))[1].stage == 1
+    assert plan_and_progress(rollout_of(fleet, rollout))[1].stage == 1
     commit(fleet, rollout)
     engine = RolloutEngine(fleet.hub)  # the hub was started again: what was counted is kept
     for _ in range(6):  # it has heard nobody for an hour, and is sure of who is silent after some minutes
         windows(fleet, 1, NAMES)
         step(fleet, engine)
     found = rollout_of(fleet, rollout)
-    assert found.state == "finished", read(found)[1].verdict.reason
-    assert "600 matched windows show it" in read(found)[1].verdict.reason
-    assert "answers are not judged" in read(found)[1].verdict.goal
+    assert found.state == "finished", plan_and_progress(found)[1].verdict.reason
+    assert "600 matched windows show it" in plan_and_progress(found)[1].verdict.reason
+    assert "answers are not judged" in plan_and_progress(found)[1].verdict.goal
 
 
 def test_one_whose_requests_fail_is_halted(fleet: HubFixture) -> None:
@@ -93,7 +94,7 @@ def test_each_window_counts_once_and_habits_are_of_the_time_before(fleet: HubFix
     for _ in range(3):
         step(fleet, engine)
         engine.step()
-    assert read(rollout_of(fleet, rollout))[1].verdict.paired.pairs == 30
+    assert plan_and_progress(rollout_of(fleet, rollout))[1].verdict.paired.pairs == 30
     with fleet.hub.reading() as session:
         (row,) = session.exec(select(RolloutSignals)).all()
     assert row.document["first"] == 600 and row.document["last"] == 660
@@ -108,11 +109,11 @@ def test_a_stage_after_a_long_one_has_windows_of_its_own(fleet: HubFixture, monk
     windows(fleet, 80, commit(fleet, rollout))
     step(fleet, engine)
     cohort = commit(fleet, rollout)
-    assert read(rollout_of(fleet, rollout))[1].stage == 1 and len(cohort) == 15
+    assert plan_and_progress(rollout_of(fleet, rollout))[1].stage == 1 and len(cohort) == 15
     for _ in range(12):
         windows(fleet, 1, cohort)
         step(fleet, engine)
-    found = read(rollout_of(fleet, rollout))[1]
+    found = plan_and_progress(rollout_of(fleet, rollout))[1]
     assert found.stage == 2, found.verdict.reason
 
 

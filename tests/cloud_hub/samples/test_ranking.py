@@ -149,7 +149,7 @@ def test_a_long_export_says_how_far_it_is(
     fill(hub)
     said: list[str] = []
     monkeypatch.setattr(label_tasks, "HEARD_EVERY", 3)
-    monkeypatch.setattr(sample_command, "note", said.append)
+    monkeypatch.setattr(sample_command, "print_note", said.append)
     options = ("sample", "export", "--model", "digits", "--format", "csv", "--out", str(tmp_path / "t.csv"))
     assert fleet(*options)[1]["samples"] == 7
     assert said == ["3 samples so far; --ranked 50 writes only those that are worth a label most", "6 samples so far"]

@@ -14,7 +14,7 @@ import cloud_hub
 from cloud_hub.errors import ConflictError
 from cloud_hub.store import migrate, windows
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.locks import Lock, hold
+from cloud_hub.store.locks import Lock, hold_lock
 from tests.support.databases import migrated_postgres
 from tests.support.postgres import create_database
 from tests.support.races import Meanwhile
@@ -41,11 +41,11 @@ def test_no_lock_keeps_another_waiting(postgres: str) -> None:
     made = create_engine(migrated_postgres(postgres, "edgeloop_locks"))
     for held in Lock:
         with made.begin() as one, made.begin() as other:
-            hold(one, held)
+            hold_lock(one, held)
             other.execute(text("SET LOCAL lock_timeout = '50ms'"))
             for lock in Lock:
                 if lock is not held:
-                    hold(other, lock)
+                    hold_lock(other, lock)
     made.dispose()
 
 

@@ -21,7 +21,7 @@ from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import ChannelRow, Model, Release
 from cloud_hub.training import handing
 from cloud_hub.training.handed import RELEASE, Handed
-from cloud_hub.training.retrain import PINNED, retrain
+from cloud_hub.training.retrain import PINNED, run_retrain
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import follow, publish
@@ -78,44 +78,44 @@ def test_a_live_rollout_keeps_its_auditor(tiny: HubFixture) -> None:
     create_rollout(tiny.hub, **wanted, actor="test")
     before = channel_of(tiny)
     assert before.models["tiny"].rollout is not None
-    found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": True}, channel="stable"), Done())
+    found = run_retrain(running(tiny, {"release": 2, **GATED, "gate_shown": True}, channel="stable"), Done())
     assert channel_of(tiny) == before
     assert (found["auditor"], found["auditor_why"]) == (1, PINNED)
 
 
 def test_a_rollout_that_could_never_finish_is_not_started_and_the_release_stays(tiny: HubFixture) -> None:
     saved = {"release": 2, **GATED, "auditor": None}
-    found = retrain(running(tiny, saved, channel="stable", rollout={}), Done())
+    found = run_retrain(running(tiny, saved, channel="stable", rollout={}), Done())
     assert (found["release"], found["status"], found["rollout"]) == (2, "published", "")
     assert "no auditor" in str(found["rollout_why"]) and "--auditor" in str(found["rollout_why"])
     assert channel_of(tiny).models["tiny"].rollout is None
     alone = {"stages": [100], "guard": {"evidence": "install"}}
-    found = retrain(running(tiny, saved, channel="stable", rollout=alone), Done())
+    found = run_retrain(running(tiny, saved, channel="stable", rollout=alone), Done())
     started = channel_of(tiny).models["tiny"].rollout
     assert started is not None and started.id == found["rollout"] and "rollout_why" not in found
 
 
 def test_an_auditor_that_stays_is_not_published_again(tiny: HubFixture) -> None:
     for shown, auditor in ((False, 1), (True, 2)):
-        found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
+        found = run_retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
         before = channel_of(tiny)
         assert before.models["tiny"].audit.auditor == found["auditor"] == auditor
         assert ("12 held-out labels" in str(found.get("auditor_why", ""))) is not shown
-        retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
+        run_retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
         assert channel_of(tiny) == before
 
 
 def test_a_channel_without_the_model_gets_the_new_release_and_the_old_one_audits(tiny: HubFixture) -> None:
     empty = lambda channel: replace(channel, models={})  # noqa: E731
     tiny.hub.publisher.change_channel("stable", empty, actor="test")
-    retrain(running(tiny, {"release": 2, **GATED, "gate_shown": False}, channel="stable"), Done())
+    run_retrain(running(tiny, {"release": 2, **GATED, "gate_shown": False}, channel="stable"), Done())
     entry = channel_of(tiny).models["tiny"]
     assert (entry.release, entry.audit.auditor) == (2, 1)
 
 
 def test_a_job_of_an_earlier_version_has_shown_nothing(tiny: HubFixture) -> None:
     for gated, auditor in ((GATED, 1), ({"gate_labels": 12, "gate_new": 0.9}, 2)):
-        found = retrain(running(tiny, {"release": 2, **gated}, channel="stable"), Done())
+        found = run_retrain(running(tiny, {"release": 2, **gated}, channel="stable"), Done())
         assert found["auditor"] == channel_of(tiny).models["tiny"].audit.auditor == auditor
 
 
@@ -140,9 +140,9 @@ def test_weights_are_kept_by_who_takes_over_behind_the_publication(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(handing, "keep_weights", die)
-        retrain(job, Done())
+        run_retrain(job, Done())
     again = Running(hub.hub, queue.get(hub.hub, job.job.id), "worker")
-    assert retrain(again, Done())["release"] == 1
+    assert run_retrain(again, Done())["release"] == 1
     assert load(hub.hub.objects.get("weights/tiny/1/student.safetensors").data)["weight"].tolist() == [1, 1, 1]
     with hub.hub.reading() as session:
         rows = session.exec(select(Release).where(Release.model == "tiny")).all()

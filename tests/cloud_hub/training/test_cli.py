@@ -60,7 +60,7 @@ def test_a_check_writes_no_data(tmp_path: Path) -> None:
 
 
 def test_only_the_first_of_several_processes_writes_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "share", lambda: Share(1, 2))
+    monkeypatch.setattr(parallel, "process_share", lambda: Share(1, 2))
     main([recipe(tmp_path, 1), "--data-only", "--out", str(tmp_path / "rows")])
     assert not (tmp_path / "rows").exists()
 

@@ -10,7 +10,7 @@ import torch
 
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.rehearsal import rehearse
-from cloud_hub.training.run import run
+from cloud_hub.training.run import run_training
 from cloud_hub.training.run_request import RunRequest
 
 torch.set_num_threads(1)
@@ -28,6 +28,6 @@ def test_an_example_is_ready_and_learns(tmp_path: Path, name: str, monkeypatch: 
     loaded = load_recipe(f"examples.{name}.recipe")
     steps = list(rehearse(loaded, tmp_path / "dry"))
     assert [step.words for step in steps if not step.passed] == [] and steps[-1].name == "export"
-    found = run(RunRequest(loaded, tmp_path / "out"))
+    found = run_training(RunRequest(loaded, tmp_path / "out"))
     assert LEARNED[name](found["student"]), found
     assert (tmp_path / "out" / "front.txt").is_file() == (name == "keywords")  # its spectrogram

@@ -16,7 +16,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import Model, Release, Snapshot
-from cloud_hub.training.checking import Contract, settle
+from cloud_hub.training.checking import Contract, settle_contract
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.recipe import Examples, load_recipe
 from fleet.protocol import drift_encoder
@@ -248,7 +248,7 @@ def test_a_recipe_that_would_break_applications_is_refused_before_it_trains(
     source = MACHINES.replace(old, new).replace("nn.Linear(4, hidden)", "nn.LazyLinear(hidden)")
     assert source != MACHINES
     (published.hub.config.directory / "recipes" / "machines.py").write_text(source)
-    monkeypatch.setattr("cloud_hub.training.fitting.fit", pytest.fail)
+    monkeypatch.setattr("cloud_hub.training.fitting.fit_network", pytest.fail)
     job = retrain(published, "machines", snapshot=frozen(published))
     assert job.state == "failed"
     with pytest.raises(AssertionError, match=words):
@@ -313,7 +313,7 @@ def test_a_model_that_means_nan_may_be_trained_on_it(tmp_path: Path) -> None:
         inputs = (msgspec.structs.replace(tensor, finite=finite),)
         return Contract("machines", "it is", Interface(inputs=inputs, outputs=outputs, labels=("fine", "failing")))
 
-    settled = settle(recipe, sets, contract(finite=False), tmp_path / "out")
+    settled = settle_contract(recipe, sets, contract(finite=False), tmp_path / "out")
     assert list(settled.sets.train.inputs) == ["sensors"] and settled.outputs == ("logits",)
     with pytest.raises(InvalidError, match="train: input 'x' holds NaN or infinity in row 0"):
-        settle(recipe, sets, contract(finite=True), tmp_path / "out")
+        settle_contract(recipe, sets, contract(finite=True), tmp_path / "out")

@@ -20,7 +20,7 @@ from cloud_hub.training import parallel
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.parallel import Share
 from cloud_hub.training.recipe import LoadedRecipe, Recipe
-from cloud_hub.training.run import run
+from cloud_hub.training.run import run_training
 from cloud_hub.training.run_request import RunRequest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,10 +101,10 @@ def test_a_recipe_s_own_fit_is_refused_by_several_processes(tmp_path: Path, monk
     def never(*given: object) -> Any:
         raise AssertionError("it is refused before")
 
-    monkeypatch.setattr(parallel, "share", lambda: Share(1, 2))
+    monkeypatch.setattr(parallel, "process_share", lambda: Share(1, 2))
     request = RunRequest(LoadedRecipe("r", "0" * 64, Recipe(data=never, fit=never)), tmp_path)
     with pytest.raises(InvalidError, match="torchrun started 2 processes"):
-        run(request)
+        run_training(request)
 
 
 def test_processes_that_share_a_gpu_talk_by_gloo() -> None:
@@ -118,7 +118,7 @@ def test_processes_that_share_a_gpu_talk_by_gloo() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_is_asked_for(precision: str) -> None:
-    from cloud_hub.training.fitting import FitSettings, accuracy, fit
+    from cloud_hub.training.fitting import FitSettings, accuracy, fit_network
     from cloud_hub.training.recipe import Examples
 
     torch.manual_seed(0)
@@ -132,6 +132,6 @@ def test_precision_is_asked_for(precision: str) -> None:
 
     x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     data = Examples(x, (x[:, 0] > 0).astype(np.int64))
-    made = fit(Net(4, 2), data, FitSettings(20, 16, 0.02, 0.0, 1, precision=precision))
+    made = fit_network(Net(4, 2), data, FitSettings(20, 16, 0.02, 0.0, 1, precision=precision))
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
     assert accuracy(made, data) > 0.9 and made.weight.dtype == torch.float32

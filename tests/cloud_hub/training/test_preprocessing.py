@@ -10,7 +10,7 @@ import torch
 
 from cloud_hub.errors import ConflictError, InvalidError
 from cloud_hub.samples.dataset import Dataset
-from cloud_hub.training.checking import Contract, settle
+from cloud_hub.training.checking import Contract, settle_contract
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.recipe import Examples, Recipe, Sets, load_recipe
@@ -207,7 +207,7 @@ def test_a_recipe_with_other_kinds_of_steps_than_the_model_is_refused(
     path.write_text(WORN.replace(old, new))
     recipe = load_recipe(str(path)).recipe
     with pytest.raises(ConflictError, match=words):
-        settle(recipe, recipe.data(), Contract("worn", "the model", INTERFACE), tmp_path)
+        settle_contract(recipe, recipe.data(), Contract("worn", "the model", INTERFACE), tmp_path)
 
 
 def test_the_check_of_a_recipe_goes_through_its_steps(tmp_path: Path) -> None:

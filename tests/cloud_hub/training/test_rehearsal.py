@@ -11,7 +11,7 @@ from cloud_hub.errors import HubError
 from cloud_hub.training.cli import main
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.rehearsal import rehearse
-from cloud_hub.training.run import run as run_recipe
+from cloud_hub.training.run import run_training as run_recipe
 from cloud_hub.training.run_request import RunRequest
 from fleet.cli import recipe as command
 from fleet.cli.main import run

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cloud_hub.training.examples import Examples
-from cloud_hub.training.fitting import FitSettings, fit, gradients
+from cloud_hub.training.fitting import FitSettings, fit_network, gradients
 from cloud_hub.training.sparing import LEAST_SHARE, bytes_for, free_of, share_for, worth_moved, worth_of
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def test_only_free_weights_change_and_batch_statistics_stay() -> None:
     made = network()
     before = state(made)
     free = free_of(worth_of(made, gradients(made, Examples(X, Y), SETTINGS)), 0.2)
-    fit(made, Examples(X, Y), FitSettings(3, 32, 0.5, 1e-2, 0, free=free))
+    fit_network(made, Examples(X, Y), FitSettings(3, 32, 0.5, 1e-2, 0, free=free))
     after = state(made)
     for name, value in after.items():
         may = free.get(name, torch.zeros(value.shape, dtype=torch.bool))
@@ -50,7 +50,7 @@ def test_only_free_weights_change_and_batch_statistics_stay() -> None:
 
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path) -> None:
     free = free_of(worth_of(network(), gradients(network(), Examples(X, Y), SETTINGS)), 0.3)
-    whole = fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, free=free))
+    whole = fit_network(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, free=free))
 
     def stop(share: float) -> None:
         if share > 0.9:
@@ -58,8 +58,10 @@ def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path) -> None:
 
     path = tmp_path / "c.safetensors"
     with pytest.raises(InterruptedError):
-        fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free, tick=stop))
-    again = fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free))
+        fit_network(
+            network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free, tick=stop)
+        )
+    again = fit_network(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free))
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
 
 
@@ -153,7 +155,7 @@ def test_after_a_fine_tune_of_all_a_weight_is_worth_its_gradient_times_its_way()
     made = network()
     found = gradients(made, Examples(X, Y), SETTINGS)
     before = {name: weights.detach().clone() for name, weights in made.named_parameters()}
-    worth = worth_moved(fit(made, Examples(X, Y), SETTINGS), found, before)
+    worth = worth_moved(fit_network(made, Examples(X, Y), SETTINGS), found, before)
     assert set(worth) == {"0.weight", "0.bias", "3.weight", "3.bias"}, "not those of the normalisation"
     way = (dict(made.named_parameters())["3.weight"] - before["3.weight"]).abs()
     assert torch.allclose(worth["3.weight"], found["3.weight"].abs() * way) and bool((way > 0).any())

@@ -14,13 +14,13 @@ from torch import nn
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import make_dataset
-from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle, task_of
+from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle_contract, task_of
 from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.examples import Examples, Sets, labels_like
 from cloud_hub.training.handed import CURRENT, CURRENT_FILES, Handed, weights_in
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, Hyper, LoadedRecipe, Recipe
-from cloud_hub.training.run import onnx_of_made, run, settle_run
+from cloud_hub.training.run import onnx_of_made, run_training, settle_run
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.teacher_student import train_student, train_teacher
 from cloud_hub.training.work import GateRefusedError, gate_model
@@ -151,7 +151,7 @@ def flat(part: Examples) -> Examples:
 def test_a_recipe_may_fit_by_itself(tmp_path: Path, fit: Any) -> None:
     data = sets("regression") if fit is closed else sets("regression").each(flat)
     made = Recipe(data=lambda: data, fit=fit, task=TASKS["regression"], targets=("onnx-fp32",))
-    found = run(RunRequest(LoadedRecipe("r", "0" * 64, made), tmp_path))
+    found = run_training(RunRequest(LoadedRecipe("r", "0" * 64, made), tmp_path))
     assert found["student"] < 1e-3
     assert (tmp_path / ("student.pt2" if fit is closed else "student.onnx")).is_file()
     assert not (tmp_path / "teacher.onnx").exists()
@@ -165,13 +165,13 @@ def test_an_estimator_of_classes_answers_one_table_of_probabilities(tmp_path: Pa
 
     data = sets("anomaly-score").each(flat)
     made = Recipe(data=lambda: data, fit=fit, labels=("fine", "odd"), targets=("onnx-fp32",))
-    settled = settle(made, data, None, tmp_path)
+    settled = settle_contract(made, data, None, tmp_path)
     assert len(settled.outputs) == 1 and settled.task.name == "classification"
-    assert run(RunRequest(LoadedRecipe("r", "0" * 64, made), tmp_path))["student"] > 0.9
+    assert run_training(RunRequest(LoadedRecipe("r", "0" * 64, made), tmp_path))["student"] > 0.9
 
 
 def test_labels_of_samples_join_those_of_the_recipe(tmp_path: Path) -> None:
-    settled = settle(recipe("regression"), sets("regression"), None, tmp_path)
+    settled = settle_contract(recipe("regression"), sets("regression"), None, tmp_path)
     x = rows(6, 9)
     snapshot = make_dataset(x, (1.5, None, -2.0, 3, None, 0.0), np.arange(6).astype(str))
     found = samples_of(snapshot, settled.sets.train, settled.task)
@@ -249,7 +249,7 @@ def test_truth_values_stay_unless_applications_of_the_model_send_numbers(
             task=TaskSpec(name="regression", tolerance=1),
         )
         contract = Contract("drill", "the model", fixed)
-    settled = settle(made, sets("regression").each(switched), contract, tmp_path)
+    settled = settle_contract(made, sets("regression").each(switched), contract, tmp_path)
     assert settled.sets.train.inputs["load"].dtype == np.dtype(expected)
     assert settled.sets.train.inputs["load"].sum() == (sets("regression").train.inputs["load"] > 0).sum()
 

@@ -10,7 +10,7 @@ import torch
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.training.dealing import deal
-from cloud_hub.training.fitting import FitSettings, accuracy, fit, load_weights, logits
+from cloud_hub.training.fitting import FitSettings, accuracy, fit_network, load_weights, logits
 from cloud_hub.training.recipe import Examples, Sets, load_recipe, swap_labels
 
 torch.set_num_threads(1)
@@ -36,26 +36,26 @@ def network() -> torch.nn.Module:
 
 
 def test_training_learns_and_a_student_learns_from_the_teacher_alone() -> None:
-    teacher = fit(network(), examples(200, 1), settings(20))
+    teacher = fit_network(network(), examples(200, 1), settings(20))
     assert accuracy(teacher, examples(200, 2)) > 0.9
     unlabelled = Examples(examples(200, 3).x, np.full(200, -1, np.int64))
-    student = fit(network(), unlabelled, settings(20, soft_share=1.0), teacher)
+    student = fit_network(network(), unlabelled, settings(20, soft_share=1.0), teacher)
     assert accuracy(student, examples(200, 2)) > 0.9
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_became_nan_end_the_training_and_leave_no_checkpoint(tmp_path: Path, value: float) -> None:
-    teacher, kept = fit(network(), examples(60, 1), settings(5)), tmp_path / "t.safetensors"
+    teacher, kept = fit_network(network(), examples(60, 1), settings(5)), tmp_path / "t.safetensors"
     data = examples(60, 1)
     data.x[7] = value
     for wrong, guide in ((data, None), (Examples(data.x, np.full(60, -1, np.int64)), teacher)):
         with pytest.raises(InvalidError, match=r"training has made weight NaN or infinite in epoch 1") as refused:
-            fit(network(), wrong, settings(20, checkpoint=kept), guide)
+            fit_network(network(), wrong, settings(20, checkpoint=kept), guide)
         assert "in the samples" in refused.value.hint and not kept.exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole = fit(network(), examples(60, 1), settings(20))
+    whole = fit_network(network(), examples(60, 1), settings(20))
 
     def stop(share: float) -> None:
         if share >= 0.6:
@@ -63,9 +63,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
     kept = tmp_path / "t.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), examples(60, 1), settings(20, tick=stop, checkpoint=kept))
+        fit_network(network(), examples(60, 1), settings(20, tick=stop, checkpoint=kept))
     assert kept.is_file()
-    resumed = fit(network(), examples(60, 1), settings(20, checkpoint=kept))
+    resumed = fit_network(network(), examples(60, 1), settings(20, checkpoint=kept))
     x = examples(10, 5).x
     assert np.array_equal(logits(whole, x), logits(resumed, x))
 

@@ -48,7 +48,7 @@ def test_the_group_reads_what_is_here_and_what_comes(directory: Path, monkeypatc
     monkeypatch.chdir(directory)  # a socket's path may have 107 characters
     before = os.umask(0o022)
     try:
-        assert sharing.share(directory)
+        assert sharing.share_store(directory)
         write_durably(directory / "state.json", b'{"models":{}}')
         write_durably(directory / "blobs" / "later", b"blob", mode=0o440)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -70,16 +70,16 @@ def test_an_agent_that_starts_shares_before_it_listens(directory: Path) -> None:
 
 def test_the_identity_is_not_shared(directory: Path) -> None:
     before = seen(directory / "identity")
-    assert sharing.share(directory)
+    assert sharing.share_store(directory)
     assert seen(directory / "identity") == before
     assert seen(directory / "identity" / "device.key")[1] == 0o600
 
 
 def test_what_is_shared_already_is_left_alone(directory: Path, monkeypatch) -> None:
-    assert sharing.share(directory)
+    assert sharing.share_store(directory)
     monkeypatch.delattr(os, "chown")
     monkeypatch.setattr(Path, "chmod", None)
-    assert sharing.share(directory)
+    assert sharing.share_store(directory)
 
 
 def test_an_agent_that_is_not_in_the_group_says_so_once_and_goes_on(directory: Path, monkeypatch, caplog) -> None:
@@ -88,7 +88,7 @@ def test_an_agent_that_is_not_in_the_group_says_so_once_and_goes_on(directory: P
 
     monkeypatch.setattr(os, "chown", refused)
     monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=GROUP + 1))
-    assert not sharing.share(directory)
+    assert not sharing.share_store(directory)
     (line,) = caplog.records
     assert "edgeloop" in line.getMessage() and "add the agent's user" in line.getMessage()
 
@@ -96,5 +96,5 @@ def test_an_agent_that_is_not_in_the_group_says_so_once_and_goes_on(directory: P
 def test_a_device_without_the_group_is_left_as_it_is(directory: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(grp, "getgrnam", {}.__getitem__)
     before = [seen(path) for path in sorted(directory.rglob("*"))]
-    assert not sharing.share(directory) and not caplog.records
+    assert not sharing.share_store(directory) and not caplog.records
     assert [seen(path) for path in sorted(directory.rglob("*"))] == before

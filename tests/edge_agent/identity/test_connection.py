@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.identity import connection as subject
 from edge_agent.identity.connection import Links
 from edge_agent.identity.enroll import FILE, load_enrollment
@@ -37,7 +37,7 @@ def device(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def links(device: Path) -> Links:
-    return Links(load(device), LocalSigner(device / "identity"))
+    return Links(load_config(device), LocalSigner(device / "identity"))
 
 
 def test_looks_that_change_nothing_load_no_certificate_again(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import AgentError, ConflictError, IdentityError, UsageError
 from edge_agent.host.clock import FILE, TimeFloor
 from edge_agent.host.lock import agent_lock
@@ -109,7 +109,7 @@ def test_the_first_certificate_gives_a_moment_that_has_passed(tmp_path: Path) ->
         calls = HubHttp(directory, clock=lambda: 0.0)
         assert calls.request("GET", "/device/me").status == 200
         asked, said = LookRequest(device_id="dev-1", channel="stable", kinds=("onnx",)), io.BytesIO()
-        Session(load(directory), [msgspec.json.encode(asked)], said, clock=lambda: 0.0).run()
+        Session(load_config(directory), [msgspec.json.encode(asked)], said, clock=lambda: 0.0).run()
         calls._pool.clear()
     saw = msgspec.json.decode(said.getvalue().splitlines()[0], type=Message)
     assert isinstance(saw, LookResult) and saw.looked.problem == "clock-untrusted"

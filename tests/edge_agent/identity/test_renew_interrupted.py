@@ -11,7 +11,7 @@ from edge_agent.errors import UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key, load_or_make_key
-from edge_agent.identity.renew import renew
+from edge_agent.identity.renew import renew_pair
 from tests.support.device import enrolled_with
 from tests.support.faults import results
 from tests.support.faults.calls import Calls, DeadError
@@ -39,7 +39,7 @@ def log_in_and_renew(device: Path) -> None:
     """Do as the child of a look does."""
     hub = HubHttp(device)
     hub.log_in()
-    renew(hub, device / "identity")
+    renew_pair(hub, device / "identity")
 
 
 def fresh(device: Path) -> None:
@@ -55,7 +55,7 @@ def refused(device: Path) -> None:
             raise UnreachableError("cut off")
 
     with pytest.raises(UnreachableError):
-        renew(Away(device), device / "identity")
+        renew_pair(Away(device), device / "identity")
     other = device / "other.key"
     other.unlink(missing_ok=True)
     load_or_make_key(other)
@@ -66,7 +66,7 @@ def is_let_in(device: Path) -> bytes:
     """A process that starts now is let in, and its key is its certificate's; gives the key."""
     assert HubHttp(device).request("GET", "/device/me").status == 200
     identity = device / "identity"
-    pairs.settle(identity)  # as who connects to the broker does
+    pairs.finish_replacement(identity)  # as who connects to the broker does
     certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
     assert certificate.public_key() == load_key(identity / pairs.KEY).public_key()
     return (identity / pairs.KEY).read_bytes()

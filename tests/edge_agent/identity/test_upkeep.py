@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.identity import pairs, upkeep
 from edge_agent.identity.certificates import fits
 from edge_agent.identity.enroll import load_enrollment
@@ -33,7 +33,7 @@ def device(hub: HubFixture, tmp_path: Path):
 
 def keep(device: Path, **changes):
     at_hub = changes.pop("at_hub", True)
-    return upkeep.keep_identity(load(device), msgspec.structs.replace(MINE, **changes), at_hub=at_hub)
+    return upkeep.keep_identity(load_config(device), msgspec.structs.replace(MINE, **changes), at_hub=at_hub)
 
 
 def test_it_renews_and_follows_in_one_go_and_the_hub_takes_the_new_key(device: Path) -> None:

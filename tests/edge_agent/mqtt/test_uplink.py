@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import reconnecting
-from edge_agent.mqtt.command_verification import COUNTER, accept, counter_of
+from edge_agent.mqtt.command_verification import COUNTER, counter_of, verified_command
 from edge_agent.mqtt.link import Link
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
@@ -53,7 +53,7 @@ def signed(counter, kind="diagnose", *, device=DEVICE, expires_at=2e9, args=None
 
 
 def check(data, counter=0, key=KEY, **more):
-    return accept(data, key, verify=signed_by, device=DEVICE, counter=counter, now=1e9, **more)
+    return verified_command(data, key, verify=signed_by, device=DEVICE, counter=counter, now=1e9, **more)
 
 
 def test_a_good_command_is_accepted():

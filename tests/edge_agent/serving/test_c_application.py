@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import AgentConfig
-from edge_agent.serving.server import listen, make_server
+from edge_agent.serving.server import bind_local_api, make_server
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.require import require
@@ -33,7 +33,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_gets_an_answer_and_says_what_is_refused(ask: Path, tmp_path: Path) -> None:
     agent, path = Agent(tmp_path), tmp_path / "api.sock"
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake"), None, None))
-    listeners = listen(AgentConfig(dir=tmp_path, uds=str(path)))
+    listeners = bind_local_api(AgentConfig(dir=tmp_path, uds=str(path)))
 
     async def call(*words: str) -> tuple[int | None, str, str]:
         program = await asyncio.create_subprocess_exec(

@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.serving import instances
-from edge_agent.serving.instances import EXTRA_BYTES, PER_BYTE, Instances, most
+from edge_agent.serving.instances import EXTRA_BYTES, PER_BYTE, Instances, most_interpreters
 from edge_agent.serving.run_times import RunTimes, Took
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
@@ -34,10 +34,10 @@ class Model:
 
 
 def test_cores_and_memory_bound_the_interpreters():
-    assert most(1000, cores=4) == 4
-    assert most(EXTRA_BYTES // PER_BYTE, cores=4) == 2
-    assert most(EXTRA_BYTES, cores=4) == 1
-    assert most(0, cores=1) == 1
+    assert most_interpreters(1000, cores=4) == 4
+    assert most_interpreters(EXTRA_BYTES // PER_BYTE, cores=4) == 2
+    assert most_interpreters(EXTRA_BYTES, cores=4) == 1
+    assert most_interpreters(0, cores=1) == 1
 
 
 def test_another_interpreter_is_loaded_when_a_request_has_to_wait_and_no_more_than_there_may_be():

@@ -4,7 +4,7 @@ import pytest
 
 from edge_agent.serving import breaker as breakers
 from edge_agent.serving.breaker import Breaker
-from edge_agent.serving.router import Local, Route, RoutingResult, route, settle, threshold
+from edge_agent.serving.router import Local, Route, RoutingResult, route, settle_route, threshold
 from fleet.protocol.channel import Routing
 from fleet.protocol.manifest import Deferral
 
@@ -67,7 +67,7 @@ def test_route(local, limit, able, expected):
 )
 def test_settle(local, able, error, expected):
     plan = route(local, 0.5, **able)
-    assert settle(plan, local_ok=local.ok, cloud_error=error) == expected
+    assert settle_route(plan, local_ok=local.ok, cloud_error=error) == expected
 
 
 def test_the_channels_threshold_outranks_the_manifests():
@@ -119,8 +119,8 @@ def test_a_caller_may_ask_for_the_cloud_and_still_gets_the_local_answer_when_it_
     sure = Local(ok=True, confidence=0.999, wants_cloud=True)
     asked = route(sure, 0.5, cloud=True, blocked="", budget_s=1.0)
     assert asked.ask and asked.reason == "asked-for" and not asked.deferred
-    assert settle(asked, local_ok=True, cloud_error=None).served_by == "cloud"
-    away = settle(asked, local_ok=True, cloud_error="unreachable")
+    assert settle_route(asked, local_ok=True, cloud_error=None).served_by == "cloud"
+    away = settle_route(asked, local_ok=True, cloud_error="unreachable")
     assert (away.served_by, away.degraded) == ("edge", True)
 
 

@@ -11,28 +11,28 @@ import pytest
 from edge_agent import client
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
-from edge_agent.serving.server import address, listen, make_server
+from edge_agent.serving.server import address, bind_local_api, make_server
 from tests.support import models
 from tests.support.agent import Agent
 
 
 def test_accepted_connections_do_not_wait_for_delayed_acknowledgements(tmp_path):
     """Without TCP_NODELAY an answer in two segments takes 40 ms longer than the model needs."""
-    (listener,) = listen(AgentConfig(dir=tmp_path, port=0))
+    (listener,) = bind_local_api(AgentConfig(dir=tmp_path, port=0))
     with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_local_api_stays_on_this_machine(tmp_path):
     with pytest.raises(UsageError, match="loopback only"):
-        listen(AgentConfig(dir=tmp_path, host="0.0.0.0"))
+        bind_local_api(AgentConfig(dir=tmp_path, host="0.0.0.0"))
 
 
 def test_a_port_and_a_unix_socket_are_served_side_by_side(tmp_path):
     agent = Agent(tmp_path)
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake"), None, None))
     path = tmp_path / "api.sock"
-    listeners = listen(AgentConfig(dir=tmp_path, port=0, uds=str(path)))
+    listeners = bind_local_api(AgentConfig(dir=tmp_path, port=0, uds=str(path)))
     assert [address(one).split(":")[0] for one in listeners] == ["http", "unix"]
     x = np.array([[9, 0, 0, 0]], np.float32)
 
@@ -58,7 +58,7 @@ def test_a_port_and_a_unix_socket_are_served_side_by_side(tmp_path):
 )
 def test_a_unix_socket_alone_opens_no_port(tmp_path, monkeypatch, settings, kinds):
     monkeypatch.chdir(tmp_path)
-    listeners = listen(AgentConfig(dir=tmp_path, **settings))
+    listeners = bind_local_api(AgentConfig(dir=tmp_path, **settings))
     assert [address(one).split(":")[0] for one in listeners] == kinds
     for one in listeners:
         one.close()
@@ -69,5 +69,5 @@ def test_where_one_cannot_be_bound_none_is(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(AgentError, match=r"cannot listen on .*folder"):
-        listen(AgentConfig(dir=tmp_path, port=port, uds=str(tmp_path / "folder")))
+        bind_local_api(AgentConfig(dir=tmp_path, port=port, uds=str(tmp_path / "folder")))
     socket.create_server(("127.0.0.1", port)).close()

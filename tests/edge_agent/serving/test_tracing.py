@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_agent.config import AgentConfig, TracingConfig, load
+from edge_agent.config import AgentConfig, TracingConfig, load_config
 from edge_agent.errors import LateError, NotFoundError, UsageError
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine
@@ -209,7 +209,9 @@ def test_without_traces_a_request_takes_the_same_steps_as_if_there_were_none(tmp
 
 def test_settings(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text('[tracing]\nendpoint = "http://127.0.0.1:4318/v1/traces"\nratio = 0.5\n')
-    assert load(tmp_path, environ={}).tracing == TracingConfig(endpoint="http://127.0.0.1:4318/v1/traces", ratio=0.5)
+    assert load_config(tmp_path, environ={}).tracing == TracingConfig(
+        endpoint="http://127.0.0.1:4318/v1/traces", ratio=0.5
+    )
     assert make_tracer(AgentConfig(dir=tmp_path), "cam-1") is OFF
     with pytest.raises(UsageError, match="endpoint is no address"):
         make_tracer(AgentConfig(dir=tmp_path, tracing=TracingConfig(endpoint="collector")), "cam-1")
@@ -221,4 +223,4 @@ def test_settings(tmp_path: Path) -> None:
         assert tracer.carried() == {"traceparent": PARENT, "tracestate": "other=1"}
     (tmp_path / "agent.toml").write_text("[tracing]\nratio = 2\n")
     with pytest.raises(UsageError, match="ratio"):
-        load(tmp_path, environ={})
+        load_config(tmp_path, environ={})

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from edge_agent.errors import AgentError, UnreachableError
 from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
-from edge_agent.telemetry.samples import Draft, SampleStore, build, choose, is_outlying, may_keep, without_inputs
+from edge_agent.telemetry.samples import (
+    Draft,
+    SampleStore,
+    is_outlying,
+    make_sample,
+    may_keep,
+    reason_to_keep,
+    without_inputs,
+)
 from edge_agent.telemetry.uploader import Uploader
 from fleet.protocol import drift_encoder
 from fleet.protocol.channel import Sampling
@@ -23,7 +31,7 @@ NOTHING = {"uncertain": False, "disagreeing": False}
 
 def sample(at=1.0):
     x = models.inputs(1)
-    return build(Draft("tiny", 1, "v", at, "random", {"input": x}, {"logits": models.answer(x)}, 0.5, 1, None))
+    return make_sample(Draft("tiny", 1, "v", at, "random", {"input": x}, {"logits": models.answer(x)}, 0.5, 1, None))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def sample(at=1.0):
     ],
 )
 def test_choose(sampling, draw, flags, reason):
-    assert choose(sampling, draw, **flags) == reason
+    assert reason_to_keep(sampling, draw, **flags) == reason
 
 
 def test_outlying_is_far_from_the_training_data():
@@ -168,5 +176,5 @@ def test_a_spent_budget_stops_samples(line):
 )
 def test_a_draw_that_may_keep_nothing_keeps_nothing(random, uncertain_share, enabled, draw, uncertain, disagreeing):
     sampling = Sampling(enabled=enabled, random_ppm=random, uncertain_ppm=uncertain_share)
-    kept = choose(sampling, draw, uncertain=uncertain, disagreeing=disagreeing)
+    kept = reason_to_keep(sampling, draw, uncertain=uncertain, disagreeing=disagreeing)
     assert (kept is not None) == may_keep(sampling, draw)

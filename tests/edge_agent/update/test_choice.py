@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.errors import RefusedError
-from edge_agent.update.worker.resolve_targets import choose
+from edge_agent.update.worker.resolve_targets import choose_variant
 from fleet.protocol.manifest import decode_manifest
 from tests.support.manifests import small_release
 
@@ -29,12 +29,12 @@ def release():
     ],
 )
 def test_the_choice(kinds, preferred, expected):
-    assert choose(release(), kinds, preferred).name == expected
+    assert choose_variant(release(), kinds, preferred).name == expected
 
 
 def test_a_device_without_the_runtime_refuses():
     with pytest.raises(RefusedError, match="here is none"):
-        choose(release(), ())
+        choose_variant(release(), ())
 
 
 def test_a_variant_is_passed_over_where_no_runtime_that_it_was_proven_on_is_installed():
@@ -44,8 +44,8 @@ def test_a_variant_is_passed_over_where_no_runtime_that_it_was_proven_on_is_inst
         manifest, variants=tuple(replace(v, runtimes=proven.get(v.name, ("onnxruntime",))) for v in manifest.variants)
     )
     old = ("tflite-runtime",)
-    assert choose(manifest, ("litert",), (), old).name == "litert-fp32"
-    assert choose(manifest, ("litert",), ("litert-int8",), old).name == "litert-fp32"
-    assert choose(manifest, ("litert",), ("litert-int8",), ("ai-edge-litert",)).name == "litert-int8"
+    assert choose_variant(manifest, ("litert",), (), old).name == "litert-fp32"
+    assert choose_variant(manifest, ("litert",), ("litert-int8",), old).name == "litert-fp32"
+    assert choose_variant(manifest, ("litert",), ("litert-int8",), ("ai-edge-litert",)).name == "litert-int8"
     with pytest.raises(RefusedError, match=r"needs a runtime for ai-edge-litert or onnxruntime or tflite-runtime"):
-        choose(manifest, ("litert", "onnx"), (), ("another",))
+        choose_variant(manifest, ("litert", "onnx"), (), ("another",))

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update import install
-from edge_agent.update.install import ANSWER, REQUEST, Installer, InstallRequest, InstallResult, ask
+from edge_agent.update.install import ANSWER, REQUEST, Installer, InstallRequest, InstallResult, ask_agent_to_install
 from fleet.protocol.codec import decode_json, encode_json
 
 
@@ -68,7 +68,10 @@ def test_two_who_ask_at_once_each_get_their_own_answer(tmp_path: Path, monkeypat
     # the first install ends only when the second one has found it under way
     monkeypatch.setattr(Noting, "during", staticmethod(lambda: waits.wait(60)))
     with serving(installer), ThreadPoolExecutor() as pool:
-        asked = [pool.submit(ask, tmp_path, tmp_path / name, patience_s=10, pause=0.001) for name in ("one", "two")]
+        asked = [
+            pool.submit(ask_agent_to_install, tmp_path, tmp_path / name, patience_s=10, pause=0.001)
+            for name in ("one", "two")
+        ]
         outcomes = [one.result() for one in asked]
     assert [(o.detail, o.by) for o in outcomes] == [("one", "agent"), ("two", "agent")]
     assert sorted(path.name for path in tmp_path.iterdir()) == [ANSWER]
@@ -93,13 +96,13 @@ def test_a_disk_that_takes_no_answer_ends_the_request_all_the_same(tmp_path: Pat
 def test_who_asked_hears_of_it(tmp_path: Path) -> None:
     (tmp_path / ANSWER).write_bytes(encode_json(InstallResult(reason="bad-request", detail="of another one")))
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(ask, tmp_path, tmp_path / "one", patience_s=10, pause=0.001)
+        asked = pool.submit(ask_agent_to_install, tmp_path, tmp_path / "one", patience_s=10, pause=0.001)
         until((tmp_path / REQUEST).exists)
         (tmp_path / "draft").write_bytes(encode_json(InstallResult(reason="bad-request", detail="of this one")))
         (tmp_path / "draft").replace(tmp_path / ANSWER)
         (tmp_path / REQUEST).unlink()
         assert asked.result().detail == "of this one"
-        asked = pool.submit(ask, tmp_path, tmp_path / "one", patience_s=10, pause=0.001)
+        asked = pool.submit(ask_agent_to_install, tmp_path, tmp_path / "one", patience_s=10, pause=0.001)
         until((tmp_path / REQUEST).exists)
         (tmp_path / REQUEST).unlink()  # an agent whose disk is full
         with pytest.raises(AgentError, match="its answer is missing"):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from edge_agent.config import check_mirror, load
+from edge_agent.config import check_mirror, load_config
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError, UsageError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.sources import Folder, HttpMirror, Sources, mirrors
@@ -283,14 +283,14 @@ def test_a_mirror_that_makes_no_sense_is_refused_when_the_configuration_is_read(
         check_mirror(url)
     (tmp_path / "agent.toml").write_text(f'mirrors = ["{url}"]\n')
     with pytest.raises(UsageError, match="mirror"):
-        load(tmp_path, environ={})
+        load_config(tmp_path, environ={})
 
 
 def test_mirrors_are_read_from_file_and_environment(tmp_path):
     (tmp_path / "agent.toml").write_text('mirrors = ["https://cdn.example/edgeloop/", "file:///media/usb"]\n')
-    assert load(tmp_path, environ={}).mirrors == ("https://cdn.example/edgeloop/", "file:///media/usb")
+    assert load_config(tmp_path, environ={}).mirrors == ("https://cdn.example/edgeloop/", "file:///media/usb")
     environ = {"EDGELOOP_MIRRORS": "https://a.example file:///b"}
-    assert load(tmp_path, environ=environ).mirrors == ("https://a.example", "file:///b")
+    assert load_config(tmp_path, environ=environ).mirrors == ("https://a.example", "file:///b")
 
 
 def test_an_unknown_authority_is_not_believed(store, tmp_path):

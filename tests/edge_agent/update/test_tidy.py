@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.agent import Agent
-from edge_agent.config import load
+from edge_agent.config import load_config
 from edge_agent.errors import UnreachableError
 from edge_agent.host.durable import sweep_drafts, write_durably
 from tests.edge_agent.test_damaged_identity import install
@@ -77,7 +77,7 @@ def test_an_agent_that_starts_removes_drafts_and_nothing_else(tmp_path: Path) ->
     before = names(identity)
 
     async def scenario() -> None:
-        agent = Agent(load(directory))
+        agent = Agent(load_config(directory))
         agent.cloud.close()
         agent.signer.close()
         agent.database.close()

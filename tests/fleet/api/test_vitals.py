@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.api.vitals import STALE_S, DeviceVitals, VitalsHour, hour_in_words, ill_of, in_words
+from fleet.api.vitals import STALE_S, DeviceVitals, VitalsHour, hour_in_words, ill_of, vitals_in_words
 
 GIB = 1 << 30
 WELL: dict[str, Any] = {
@@ -25,14 +25,14 @@ def ill(now: float = 1000.0, **changes: Any) -> list[str]:
 
 
 def test_what_is_told_is_said_and_nothing_else() -> None:
-    assert in_words(DeviceVitals(**WELL)) == {
+    assert vitals_in_words(DeviceVitals(**WELL)) == {
         "cpu": "12 % busy",
         "memory": "1 GiB of 4 GiB free",
         "disk": "8 GiB of 32 GiB free",
         "temperature": "51 °C",
     }
-    assert in_words(DeviceVitals(at=1.0, disk_free=900)) == {"disk": "900 B free"}
-    assert in_words(None) == {}
+    assert vitals_in_words(DeviceVitals(at=1.0, disk_free=900)) == {"disk": "900 B free"}
+    assert vitals_in_words(None) == {}
 
 
 def test_an_hour_is_said_by_its_worst() -> None:

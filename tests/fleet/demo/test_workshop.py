@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from fleet.cli.config import HubLogin, config_path, load_login, save_login
-from fleet.demo.processes import DemoError, Process, options, run, wait_for
+from fleet.demo.processes import DemoError, Process, options, run_to_end, wait_for
 from fleet.demo.workshop import MARK, Workshop, clean, command_line
 
 
@@ -68,9 +68,9 @@ def _ended(process: Process) -> bool:
 
 def test_a_command_with_another_exit_code_fails_with_its_words(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
-    assert run(words, log=tmp_path / "log", timeout_s=20, env={}, expect=7) == ""
+    assert run_to_end(words, log=tmp_path / "log", timeout_s=20, env={}, expect=7) == ""
     with pytest.raises(DemoError, match=r"(?s)exit code 7, expected 0.*why"):
-        run(words, log=tmp_path / "log", timeout_s=20, env={})
+        run_to_end(words, log=tmp_path / "log", timeout_s=20, env={})
 
 
 def test_waiting_ends_with_what_was_waited_for() -> None:

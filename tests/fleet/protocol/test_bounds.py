@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.protocol import bounds
-from fleet.protocol.bounds import DEPTH, LARGEST, TEXT, VALUES, check_counts, plain
+from fleet.protocol.bounds import DEPTH, LARGEST, TEXT, VALUES, check_counts, storable
 from fleet.protocol.errors import MalformedError
 
 SCALAR = (
@@ -43,7 +43,7 @@ def outcome(function: Any, document: object) -> tuple[str, bytes]:
 @given(DOCUMENT)
 def test_most_documents_are_seen_to_be_fine_at_once_and_come_out_the_same(document: object) -> None:
     slowly = bounds._Reader("x")
-    assert outcome(lambda value: plain(value, "x"), document) == outcome(lambda v: slowly.read(v, "", 0), document)
+    assert outcome(lambda value: storable(value, "x"), document) == outcome(lambda v: slowly.read(v, "", 0), document)
 
 
 def nested(depth: int) -> Any:
@@ -66,10 +66,10 @@ def nested(depth: int) -> Any:
 )
 def test_the_bounds_are_the_same_on_both_ways(document: Any, kept: bool) -> None:
     if kept:
-        assert plain(document, "x") == document
+        assert storable(document, "x") == document
     else:
         with pytest.raises(MalformedError):
-            plain(document, "x")
+            storable(document, "x")
 
 
 @pytest.mark.parametrize("counts", [(-1, 5), (5, 11)])

@@ -25,8 +25,8 @@ from fleet.protocol.figures import (
     decode_profile,
     encode_profile,
     figures_of,
-    plan,
-    summarize,
+    planned_figures,
+    summarize_input,
 )
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.telemetry import InputSummary
@@ -53,7 +53,7 @@ def tensor(*shape: int, name: str = "x", datatype: str = "FP32") -> Tensor:
     ],
 )
 def test_each_kind_of_input_is_told_in_its_words(shape, kind, count) -> None:
-    (told,) = plan((tensor(*shape),))
+    (told,) = planned_figures((tensor(*shape),))
     assert (told.kind, len(told.names)) == (kind, count)
 
 
@@ -64,24 +64,27 @@ def test_text_is_told_by_its_length_and_all_inputs_together_are_bounded() -> Non
         tensor(40, name="b"),
         tensor(40, name="c"),
     )
-    told = plan(inputs)
+    told = planned_figures(inputs)
     assert [(one.tensor, one.kind) for one in told] == [
         ("note", "text"),
         ("a", "values"),
         ("b", "whole"),
         ("c", "whole"),
     ]
-    assert sum(len(one.names) for one in plan(tuple(tensor(64, name=str(n)) for n in range(40)))) <= MOST_FIGURES
+    assert (
+        sum(len(one.names) for one in planned_figures(tuple(tensor(64, name=str(n)) for n in range(40))))
+        <= MOST_FIGURES
+    )
     rows = [np.asarray([word], object) for word in (b"", b"four")]
-    assert figures_of(summarize(told[0], rows))[0, MEAN] == 2.0
+    assert figures_of(summarize_input(told[0], rows))[0, MEAN] == 2.0
     alone = np.asarray([b"", b"four"], object)  # an input of one text without an axis of its own
-    assert figures_of(summarize(told[0], [np.asarray(row) for row in alone]))[0, MEAN] == 2.0
+    assert figures_of(summarize_input(told[0], [np.asarray(row) for row in alone]))[0, MEAN] == 2.0
 
 
 def test_numbers_are_told_feature_by_feature_and_nan_by_its_share() -> None:
-    (told,) = plan((tensor(3),))
+    (told,) = planned_figures((tensor(3),))
     rows = [np.asarray([place, np.nan if place < 3 else 7.0, np.inf], np.float32) for place in range(10)]
-    found = summarize(told, rows)
+    found = summarize_input(told, rows)
     table = figures_of(found)
     assert (found.rows, found.nan, found.infinite) == (10, 3, 10)
     assert table[:, FINITE] == pytest.approx([1.0, 0.7, 0.0])
@@ -92,16 +95,20 @@ def test_numbers_are_told_feature_by_feature_and_nan_by_its_share() -> None:
 
 def test_images_and_signals_say_what_changed_in_them() -> None:
     rng = np.random.default_rng(0)
-    (image,) = plan((tensor(28, 28, 1),))
+    (image,) = planned_figures((tensor(28, 28, 1),))
     plain = [rng.uniform(0.2, 0.8, (28, 28, 1)).astype(np.float32) for _ in range(9)]
-    before = figures_of(summarize(image, plain))
-    darker = figures_of(summarize(image, [row * 0.5 for row in plain]))
+    before = figures_of(summarize_input(image, plain))
+    darker = figures_of(summarize_input(image, [row * 0.5 for row in plain]))
     assert darker[:, MEAN] == pytest.approx(before[:, MEAN] * 0.5)
-    planes = figures_of(summarize(plan((tensor(3, 28, 28),))[0], [np.repeat(row[None, ..., 0], 3, 0) for row in plain]))
+    planes = figures_of(
+        summarize_input(planned_figures((tensor(3, 28, 28),))[0], [np.repeat(row[None, ..., 0], 3, 0) for row in plain])
+    )
     assert planes[:, MEAN] == pytest.approx(before[:, MEAN], rel=1e-5)
-    (signal,) = plan((tensor(4096),))
+    (signal,) = planned_figures((tensor(4096),))
     time = np.arange(4096) / 4096
-    low, high = (figures_of(summarize(signal, [np.sin(2 * np.pi * f * time).astype(np.float32)])) for f in (40, 1900))
+    low, high = (
+        figures_of(summarize_input(signal, [np.sin(2 * np.pi * f * time).astype(np.float32)])) for f in (40, 1900)
+    )
     assert signal.names[0] == "level" and low[0, MEAN] == pytest.approx(0.5**0.5, abs=0.01)
     assert signal.names[int(np.argmax(low[3:, MEAN])) + 3] == "band 3 of 8"
     assert signal.names[int(np.argmax(high[3:, MEAN])) + 3] == "band 8 of 8"
@@ -113,13 +120,15 @@ ROWS = arrays.arrays(np.float64, st.tuples(st.integers(0, 12), st.just(4)), elem
 @given(ROWS)
 def test_whatever_a_device_sees_the_hub_takes(rows) -> None:
     """NaN, infinity and what overflows as well: one bad row must not cost the window."""
-    for told in (plan((tensor(4, datatype="FP64"),))[0], plan((tensor(-1, datatype="FP64"),))[0]):
-        found = summarize(told, list(rows), {"": 3})
+    for told in (planned_figures((tensor(4, datatype="FP64"),))[0], planned_figures((tensor(-1, datatype="FP64"),))[0]):
+        found = summarize_input(told, list(rows), {"": 3})
         check_summary(found)
         assert len(found.figures) == 4 * len(COLUMNS) * len(told.names)
 
 
-GOOD = summarize(plan((tensor(2),))[0], [np.asarray([1.0, 2.0], np.float32), np.asarray([3.0, 5.0], np.float32)])
+GOOD = summarize_input(
+    planned_figures((tensor(2),))[0], [np.asarray([1.0, 2.0], np.float32), np.asarray([3.0, 5.0], np.float32)]
+)
 
 
 @pytest.mark.parametrize(

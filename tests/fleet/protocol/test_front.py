@@ -6,7 +6,7 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from fleet.protocol.asking import parameters_of
+from fleet.protocol.asking import release_parameters
 from fleet.protocol.blob import Blob
 from fleet.protocol.errors import MalformedError, UnsupportedError
 from fleet.protocol.front import Front, between
@@ -41,7 +41,7 @@ def test_what_the_front_makes_takes_the_place_of_what_it_takes() -> None:
     assert differences(interface_of(manifest), interface_of(release(None)))[0].startswith(
         "the model's preprocessing is front sound; normalise bands"
     )
-    shown = parameters_of(manifest)
+    shown = release_parameters(manifest)
     assert shown["front"] == {"inputs": ["sound"], "outputs": [{"name": "bands", "datatype": "FP32", "shape": [-1, 4]}]}
     assert [tensor["name"] for tensor in shown["ready_inputs"]] == ["kind", "bands"]
 

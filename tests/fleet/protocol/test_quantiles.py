@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fleet.protocol.bounds import plain
+from fleet.protocol.bounds import storable
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.quantiles import CLUSTERS, EMPTY, check_quantiles, merge, quantiles, summarize
+from fleet.protocol.quantiles import CLUSTERS, EMPTY, check_quantiles, merge, quantiles, summarize_numbers
 from fleet.protocol.telemetry import QuantileData
 
 SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -42,9 +42,11 @@ def rank_errors(data: QuantileData, values: np.ndarray) -> list[float]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_quantiles_lie_near_the_true_ones_after_many_merges(name: str) -> None:
     values = SHAPES[name]
-    whole = merge(summarize(part) for part in np.array_split(values, 400))
-    daily = merge(merge(summarize(part) for part in np.array_split(days, 20)) for days in np.array_split(values, 20))
-    for data in (summarize(values), whole, daily):
+    whole = merge(summarize_numbers(part) for part in np.array_split(values, 400))
+    daily = merge(
+        merge(summarize_numbers(part) for part in np.array_split(days, 20)) for days in np.array_split(values, 20)
+    )
+    for data in (summarize_numbers(values), whole, daily):
         check_quantiles(data)
         assert sum(data.weights) == len(values) and len(data.means) <= CLUSTERS
         assert (data.low, data.high) == (values.min(), values.max())
@@ -53,7 +55,7 @@ def test_quantiles_lie_near_the_true_ones_after_many_merges(name: str) -> None:
 
 
 def test_a_message_of_it_stays_small() -> None:
-    assert len(encode_msgpack(summarize(SHAPES["heavy tails"]))) < 1600
+    assert len(encode_msgpack(summarize_numbers(SHAPES["heavy tails"]))) < 1600
 
 
 numbers = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60)
@@ -62,11 +64,11 @@ numbers = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60)
 @given(st.lists(numbers, max_size=5))
 @example([[1.152921504606847e18, -9.560584265050899e-291]])
 def test_any_numbers_give_a_summary_that_a_hub_takes(groups: list[list[float]]) -> None:
-    parts = [summarize(group) for group in groups]
+    parts = [summarize_numbers(group) for group in groups]
     data = merge(parts)
     finite = sorted(value for group in groups for value in group if math.isfinite(value))
     check_quantiles(data)
-    plain({"means": list(data.means), "weights": list(data.weights)}, "window")
+    storable({"means": list(data.means), "weights": list(data.weights)}, "window")
     assert sum(data.weights) == len(finite) and merge(reversed(parts)) == data
     if finite:
         assert quantiles(data, (0, 1)) == (finite[0], finite[-1])

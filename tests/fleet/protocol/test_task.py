@@ -10,7 +10,7 @@ from fleet import tasks
 from fleet.protocol.errors import MalformedError, UnsupportedError
 from fleet.protocol.interface import differences, interface_of
 from fleet.protocol.manifest import Manifest, decode_manifest, encode_manifest
-from fleet.protocol.task import TaskSpec, capability
+from fleet.protocol.task import TaskSpec, task_capability
 from tests.support.manifests import small_release
 
 REGRESSION = TaskSpec(name="regression", tolerance=0.5)
@@ -30,7 +30,7 @@ def test_a_manifest_that_names_no_task_keeps_its_bytes_and_its_meaning() -> None
 
 
 def test_a_manifest_carries_its_task_and_only_the_settings_that_were_given() -> None:
-    written = encode_manifest(manifest(task=REGRESSION, requires=(capability("regression"),)))
+    written = encode_manifest(manifest(task=REGRESSION, requires=(task_capability("regression"),)))
     assert b'"task":{"name":"regression","tolerance":0.5}' in written
     again = decode_manifest(written)
     assert again.named_task == REGRESSION and encode_manifest(again) == written

@@ -50,7 +50,7 @@ def test_a_text_is_the_same_however_numpy_holds_it() -> None:
     wanted = text_numbers(np.array([b"pump"], object))
     for held in (padded, padded[:, np.newaxis], padded.astype("S"), np.array(["pump\0"], object)):
         np.testing.assert_array_equal(text_numbers(held), wanted)
-        np.testing.assert_array_equal(drift_encoder.rows_of(ENCODER, held), wanted)
+        np.testing.assert_array_equal(drift_encoder.encodable_rows(ENCODER, held), wanted)
     assert text_numbers(np.array(["\ud800"], object)).any()  # no text of UTF-8, and yet one that Python may hold
 
 
@@ -64,9 +64,9 @@ def test_the_same_text_is_not_drift_and_another_language_is() -> None:
 
 def test_rows_of_any_shape_are_read_and_numbers_are_not() -> None:
     ragged = [np.array(b"pump", object), np.array([b"a", b"b"], object), np.zeros(NUMBERS - 1)]
-    assert drift_encoder.rows_of(ENCODER, ragged).shape == (2, NUMBERS)
+    assert drift_encoder.encodable_rows(ENCODER, ragged).shape == (2, NUMBERS)
     other = drift_encoder.fit_encoder(np.random.default_rng(0).normal(size=(9, 4)))
-    assert drift_encoder.rows_of(other, ragged).shape == (0, 4)
+    assert drift_encoder.encodable_rows(other, ragged).shape == (0, 4)
     with pytest.raises(MalformedError, match="reads 4 values"):
         sketch.sketch(other, messages("en", 0, 3))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleet import runtimes
-from fleet.runtimes.distributions import version
+from fleet.runtimes.distributions import distribution_version
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from fleet.runtimes.distributions import version
     [("numpy", "numpy"), ("msgspec", "msgspec"), ("ai-edge-litert", "ai_edge_litert"), ("paho-mqtt", "paho")],
 )
 def test_the_version_is_that_of_the_metadata(distribution: str, module: str) -> None:
-    assert version(distribution, module) == metadata.version(distribution)
+    assert distribution_version(distribution, module) == metadata.version(distribution)
 
 
 def test_all_runtimes_that_are_here_say_theirs() -> None:
@@ -36,15 +36,15 @@ def test_only_the_distribution_itself_counts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     installed(tmp_path, "1.2.3")
     (tmp_path / "some_runtime_gpu-9.9.dist-info").mkdir()
-    assert version("some-runtime", "some_runtime") == "1.2.3"
+    assert distribution_version("some-runtime", "some_runtime") == "1.2.3"
 
 
 def test_two_folders_and_none_are_left_to_the_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     installed(tmp_path)
     with pytest.raises(metadata.PackageNotFoundError):
-        version("some-runtime", "some_runtime")
+        distribution_version("some-runtime", "some_runtime")
     (tmp_path / "some_runtime" / "__init__.py").unlink()
     (tmp_path / "some_runtime").rmdir()
     installed(tmp_path, "1.2.3", "1.3.0")
-    assert version("some-runtime", "some_runtime") == metadata.version("some-runtime")
+    assert distribution_version("some-runtime", "some_runtime") == metadata.version("some-runtime")

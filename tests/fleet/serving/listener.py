@@ -9,7 +9,16 @@ import ssl
 
 import uvicorn
 
-from fleet.serving import BoundedServer, ByteBudget, Promise, Reply, Shared, error_reply, hot_protocol, sweep
+from fleet.serving import (
+    BoundedServer,
+    ByteBudget,
+    Promise,
+    Reply,
+    Shared,
+    error_reply,
+    hot_protocol,
+    sweep_connections,
+)
 
 LIMIT = 1 << 20
 
@@ -112,8 +121,8 @@ class Listener:
     def later(self, seconds: float) -> None:
         """A sweep now, and one when so much time has passed."""
         now = asyncio.get_running_loop().time()
-        sweep(self.shared, self.connections, now)
-        sweep(self.shared, self.connections, now + seconds)
+        sweep_connections(self.shared, self.connections, now)
+        sweep_connections(self.shared, self.connections, now + seconds)
 
 
 @contextlib.asynccontextmanager

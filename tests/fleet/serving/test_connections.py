@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet.serving import LIMIT_S, Reply, connections, most
+from fleet.serving import LIMIT_S, Reply, connections, most_connections
 from fleet.serving.connections import Phases
 from tests.fleet.serving.listener import post, run
 
@@ -203,4 +203,4 @@ def test_phases_are_told_apart_and_progress_begins_anew():
 
 def test_there_is_room_for_files_beside_the_connections(monkeypatch):
     monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (256, 256))
-    assert most() == 128
+    assert most_connections() == 128
