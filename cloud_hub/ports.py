@@ -60,6 +60,11 @@ class Objects(Protocol):
         """Replace `key` if it still has `tag` (None: if it does not exist); returns the new tag.
 
         Raises ConflictError when somebody else was faster.
+
+        Args:
+            key: slash-separated, relative.
+            data: the new bytes.
+            tag: as an earlier put or get returned it; None where `key` must not exist.
         """
         ...
 
@@ -72,11 +77,30 @@ class Objects(Protocol):
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` (fewer at the end)."""
+        """`length` bytes from `start` (fewer at the end).
+
+        Args:
+            key: slash-separated, relative.
+            start: the first byte, from 0 on.
+            length: the number of bytes; the end of the object may come before.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
         ...
 
     def stream(self, key: str, start: int = 0, length: int | None = None, chunk: int = 1 << 18) -> Iterator[bytes]:
-        """The bytes of `key` piece by piece."""
+        """The bytes of `key` piece by piece.
+
+        Args:
+            key: slash-separated, relative.
+            start: the first byte, from 0 on.
+            length: the number of bytes; None for all to the end.
+            chunk: the most bytes of a piece.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
         ...
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -132,11 +156,27 @@ class Publisher(Protocol):
 
         `ends_monitoring` says that a release without a drift sketch is meant, where the model had one.
         The status is `published`, or `awaiting-signature` when the release key is not held here.
+
+        Args:
+            model: its name.
+            manifest: encoded, as it will be signed.
+            actor: as in the audit log.
+            note: for people; not signed.
+            number: one that was reserved; None for the next.
+            ends_monitoring: a release without a drift sketch is meant, where the model had one.
+            also: runs in the same transaction, last.
         """
         ...
 
     def withdraw(self, model: str, number: int, reason: str, *, actor: str) -> Release:
-        """Forbid a release for ever; ConflictError while a channel still names it."""
+        """Forbid a release for ever; ConflictError while a channel still names it.
+
+        Args:
+            model: its name.
+            number: of the release.
+            reason: for people.
+            actor: as in the audit log.
+        """
         ...
 
     def signing(self, model: str, number: int) -> SigningRequest:
@@ -146,11 +186,26 @@ class Publisher(Protocol):
     def accept_signature(
         self, model: str, number: int, *, key_id: str, signature: str, version: int, actor: str
     ) -> Release:
-        """Publish with a signature (hex) made elsewhere over the payload of `signing`."""
+        """Publish with a signature (hex) made elsewhere over the payload of `signing`.
+
+        Args:
+            model: its name.
+            number: of the release.
+            key_id: of the key that signed.
+            signature: Ed25519, in hex.
+            version: of the metadata that was signed, as `signing` gave it.
+            actor: as in the audit log.
+        """
         ...
 
     def set_floor(self, model: str, min_release: int, *, actor: str) -> None:
-        """Forbid every release below `min_release`; the floor never sinks."""
+        """Forbid every release below `min_release`; the floor never sinks.
+
+        Args:
+            model: its name.
+            min_release: the lowest number that devices may run.
+            actor: as in the audit log.
+        """
         ...
 
     def change_channel(
@@ -164,11 +219,27 @@ class Publisher(Protocol):
         first: Also | None = None,
         also: Also | None = None,
     ) -> Channel:
-        """Apply `change` to the current document and publish it as the next version."""
+        """Apply `change` to the current document and publish it as the next version.
+
+        Args:
+            name: of the channel.
+            change: makes the new document of the current one; name and version are set by the publisher.
+            actor: as in the audit log.
+            spread_s: seconds over which devices spread their fetch of it; 0 for at once.
+            create: make the channel where there is none.
+            first: runs in the same transaction, before the channel is read.
+            also: runs in the same transaction, last.
+        """
         ...
 
     def delete_release(self, model: str, number: int, *, actor: str) -> Release:
-        """Delete a release that nothing names; returns what it was. ConflictError says what does."""
+        """Delete a release that nothing names; returns what it was. ConflictError says what does.
+
+        Args:
+            model: its name.
+            number: of the release.
+            actor: as in the audit log.
+        """
         ...
 
     def delete_model(self, name: str, *, actor: str) -> Model:
@@ -194,7 +265,13 @@ class Publisher(Protocol):
     def lift(self, held: Held, *, command: bytes, actor: str) -> bool:
         """Publish above what `held` proves by the hub's own signatures; False when that is nothing new.
 
-        `command` is the target of the command key that is held here."""
+        `command` is the target of the command key that is held here.
+
+        Args:
+            held: metadata that a device has accepted from this hub.
+            command: the target of the command key that is held here.
+            actor: as in the audit log.
+        """
         ...
 
     def rise(self) -> None:
@@ -237,17 +314,37 @@ class Authority(Protocol):
     ca_pem: bytes
 
     def device(self, device_id: str, public_key: EllipticCurvePublicKey, now: float, days: float) -> Issued:
-        """A certificate for a device's key."""
+        """A certificate for a device's key.
+
+        Args:
+            device_id: the only name in the certificate.
+            public_key: the device's; it need not prove it here.
+            now: Unix seconds from which it holds.
+            days: it holds so long.
+        """
         ...
 
     def server(self, hostnames: tuple[str, ...], now: float, *, key: bytes | None = None) -> KeyAndCertificate:
-        """A server certificate; `key` (PEM) is used again when given."""
+        """A server certificate; `key` (PEM) is used again when given.
+
+        Args:
+            hostnames: names and addresses beside those of loopback.
+            now: Unix seconds from which it holds.
+            key: PEM; None for a new one.
+        """
         ...
 
     def hub_client(
         self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY, days: float = 825
     ) -> KeyAndCertificate:
-        """The certificate that the hub itself shows to the broker."""
+        """The certificate that the hub itself shows to the broker.
+
+        Args:
+            now: Unix seconds from which it holds.
+            key: PEM; None for a new one.
+            name: the MQTT name that it gives.
+            days: it holds so long.
+        """
         ...
 
     def revocation_list(self, serials: tuple[str, ...], now: float) -> bytes:
@@ -265,7 +362,13 @@ class DeviceTokens(Protocol):
         ...
 
     def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
-        """UnauthenticatedError unless the nonce is ours, for this device, and in time."""
+        """UnauthenticatedError unless the nonce is ours, for this device, and in time.
+
+        Args:
+            device_id: the device that answers with it.
+            nonce: as `nonce` made it.
+            now: Unix seconds.
+        """
         ...
 
     def token(self, device_id: str, *, now: float) -> str:

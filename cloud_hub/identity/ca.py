@@ -45,7 +45,13 @@ class Authority:
 
     def server(self, hostnames: tuple[str, ...], now: float, *, key: bytes | None = None) -> KeyAndCertificate:
         """Make a server key (PEM; a new one by default) and certificate for `hostnames`, localhost, 127.0.0.1 and
-        ::1."""
+        ::1.
+
+        Args:
+            hostnames: names and addresses beside those of loopback.
+            now: Unix seconds from which it holds.
+            key: PEM; None for a new one.
+        """
         private = _key(key)
         names = tuple(dict.fromkeys((*hostnames, "localhost", "127.0.0.1", "::1")))
         builder = self._leaf(names[0], private.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -55,13 +61,27 @@ class Authority:
     def hub_client(
         self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY, days: float = SERVER_DAYS
     ) -> KeyAndCertificate:
-        """Make the hub's own client key (PEM; a new one by default) and certificate for its broker."""
+        """Make the hub's own client key (PEM; a new one by default) and certificate for its broker.
+
+        Args:
+            now: Unix seconds from which it holds.
+            key: PEM; None for a new one.
+            name: the MQTT name that it gives.
+            days: it holds so long.
+        """
         private = _key(key)
         builder = self._leaf(name, private.public_key(), now, days, ExtendedKeyUsageOID.CLIENT_AUTH)
         return KeyAndCertificate(_key_pem(private), self._sign(builder))
 
     def device(self, device_id: str, public_key: ec.EllipticCurvePublicKey, now: float, days: float) -> Issued:
-        """Make a client certificate whose only name is the device id, chosen by the hub and not by the request."""
+        """Make a client certificate whose only name is the device id, chosen by the hub and not by the request.
+
+        Args:
+            device_id: the only name in it.
+            public_key: the device's.
+            now: Unix seconds from which it holds.
+            days: it holds so long.
+        """
         builder = self._leaf(device_id, public_key, now, days, ExtendedKeyUsageOID.CLIENT_AUTH)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(device_id)]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())

@@ -38,6 +38,11 @@ class DeviceTokens:
     def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
         """Check that a nonce is ours, this device's and not too old.
 
+        Args:
+            device_id: the device that answers with it.
+            nonce: as `nonce` made it.
+            now: Unix seconds.
+
         Raises:
             UnauthenticatedError: it is not.
         """

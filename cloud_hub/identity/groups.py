@@ -12,7 +12,13 @@ from collections.abc import Mapping
 
 
 def group_id(secret: bytes, key: str, value: str) -> str:
-    """Return the group of one label."""
+    """Return the group of one label.
+
+    Args:
+        secret: of the hub's groups; without it nobody can tell labels from ids.
+        key: of the label.
+        value: of the label.
+    """
     return "g-" + hmac.new(secret, f"group:{key}={value}".encode(), hashlib.sha256).hexdigest()[:16]
 
 

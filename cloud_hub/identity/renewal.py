@@ -25,7 +25,13 @@ MOST = 8  # unexpired certificates of one device; an honest one has two or three
 
 
 def certify(hub: Hub, session: Session, device: Device) -> None:
-    """Give `device` a new certificate for its enrolled key, in the caller's transaction."""
+    """Give `device` a new certificate for its enrolled key, in the caller's transaction.
+
+    Args:
+        hub: the hub.
+        session: the caller's.
+        device: its row, which gets the certificate.
+    """
     issued = _issue(hub, device, device.public_key)
     _replace(session, device.id, "current")
     device.certificate = issued.certificate

@@ -30,6 +30,11 @@ def new_form() -> str:
 def claim(hub: Hub, form: str, *, actor: str) -> None:
     """Write down that a form is being carried out.
 
+    Args:
+        hub: the hub.
+        form: the id that the page gave the form.
+        actor: who sends it.
+
     Raises:
         InvalidError: this is no id. ConflictError: the form was sent before.
     """

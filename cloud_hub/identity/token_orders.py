@@ -38,6 +38,11 @@ def show(hub: Hub, token_id: str) -> TokenInfo:
 def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
     """Make a token; its text is in this answer and nowhere else.
 
+    Args:
+        hub: the hub.
+        wanted: kind, rights and end of the token.
+        caller: who asks; some kinds are for an admin to make.
+
     Raises:
         ForbiddenError: this kind of token is made by an admin. InvalidError: fields that do not fit the kind.
         NotFoundError: the channel of a claim token, or the model of an application's scope, is not there.
@@ -60,6 +65,11 @@ def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
 def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """End a token at once; revoking twice changes nothing.
 
+    Args:
+        hub: the hub.
+        token_id: its id, the part between the dots.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: there is none.
     """
@@ -72,6 +82,11 @@ def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
 
 def delete(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """End a token and take it off the list; the audit log keeps that it was there.
+
+    Args:
+        hub: the hub.
+        token_id: its id, the part between the dots.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: there is none.

@@ -113,6 +113,11 @@ def check_names(session: Session, channel: str, scope: str) -> None:
 def verify_token(session: Session, text: str, *, now: float) -> Token:
     """Return the token behind `el1.<id>.<secret>`.
 
+    Args:
+        session: an open one.
+        text: as a caller shows it.
+        now: Unix seconds.
+
     Raises:
         UnauthenticatedError: unknown, wrong, expired or revoked (the answer does not say which).
     """
@@ -124,6 +129,11 @@ def verify_token(session: Session, text: str, *, now: float) -> Token:
 
 def check_secret(row: Token | None, secret: str, *, now: float) -> Token:
     """Return a token's row if the secret is its own and it is in force; compares in constant time.
+
+    Args:
+        row: the token of that id; None where there is none.
+        secret: as a caller shows it.
+        now: Unix seconds.
 
     Raises:
         UnauthenticatedError: it is not.
@@ -144,7 +154,13 @@ def all_tokens(session: Session) -> Sequence[Token]:
 
 def working_tokens(session: Session, now: float, most: int) -> tuple[Sequence[Token], int]:
     """List tokens without those that devices have enrolled by, of which there is one for each: those that still work
-    first, the newest first; and the number left out."""
+    first, the newest first; and the number left out.
+
+    Args:
+        session: an open one.
+        now: Unix seconds.
+        most: the length of the list.
+    """
     ended = or_(col(Token.revoked_at).is_not(None), col(Token.expires_at) <= now)
     rows = select(Token).where(Token.device_id == "").order_by(case((ended, 1), else_=0), col(Token.created_at).desc())
     found = session.exec(rows.limit(most)).all()
@@ -153,6 +169,11 @@ def working_tokens(session: Session, now: float, most: int) -> tuple[Sequence[To
 
 def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
     """End a token; revoking twice changes nothing.
+
+    Args:
+        session: an open one; the caller commits.
+        token_id: its id, the part between the dots.
+        now: Unix seconds, the token's end.
 
     Raises:
         NotFoundError: there is none.
@@ -168,6 +189,11 @@ def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
 
 def delete_token(session: Session, token_id: str, *, now: float) -> Token:
     """End a token and forget it.
+
+    Args:
+        session: an open one; the caller commits.
+        token_id: its id, the part between the dots.
+        now: Unix seconds.
 
     Raises:
         NotFoundError: there is none.

@@ -14,7 +14,13 @@ KEPT = 1 << 20  # bytes: the end of it
 
 
 def keep_log(hub: Hub, job: str, folder: Path) -> None:
-    """Keep the end of the log of a job's work in `folder`; nothing happens where it printed nothing."""
+    """Keep the end of the log of a job's work in `folder`; nothing happens where it printed nothing.
+
+    Args:
+        hub: the hub.
+        job: its id.
+        folder: in which the job worked.
+    """
     with contextlib.suppress(FileNotFoundError):
         data = b"".join(part.read_bytes() for part in (folder / f"{LOG}.1", folder / LOG) if part.exists())
         if data:

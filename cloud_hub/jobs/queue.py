@@ -88,6 +88,12 @@ def claim(hub: Hub, owner: str) -> Job | None:
 def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
     """Renew the lease, and record step, progress or result.
 
+    Args:
+        hub: the hub.
+        job: its id.
+        owner: the worker that has it.
+        changes: columns of the job's row to write.
+
     Raises:
         LeaseLostError: the job belongs to another worker now.
         CancelledError: somebody has cancelled it.
@@ -105,6 +111,11 @@ def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
 
 def check(hub: Hub, job: str, owner: str) -> None:
     """Check that a job is still its worker's and was not cancelled; changes nothing.
+
+    Args:
+        hub: the hub.
+        job: its id.
+        owner: the worker that has it.
 
     Raises:
         LeaseLostError, CancelledError: as in `beat`.
@@ -146,6 +157,11 @@ def finish(
 
 def cancel(hub: Hub, job: str, *, actor: str) -> Job:
     """End a waiting job at once, a running one at its next step.
+
+    Args:
+        hub: the hub.
+        job: its id.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: there is no such job.
@@ -192,7 +208,13 @@ def newest(hub: Hub, *, after: str, limit: int, since: float = 0.0) -> list[Job]
 
 def failed_lately(hub: Hub, since: float, most: int) -> list[Job]:
     """Return jobs that failed after a moment (Unix seconds), newest first and at most `most`, without those after
-    which another of the same kind and model has succeeded."""
+    which another of the same kind and model has succeeded.
+
+    Args:
+        hub: the hub.
+        since: Unix seconds.
+        most: the length of the list.
+    """
     with hub.reading() as session:
         wanted = select(Job).where(Job.state == "failed", col(Job.ended_at) >= since).order_by(col(Job.id).desc())
         failed = session.exec(wanted.limit(most)).all()

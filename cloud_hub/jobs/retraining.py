@@ -23,6 +23,11 @@ from fleet.protocol.channel import decode_channel
 def create_job(hub: Hub, wanted: NewJob, *, actor: str) -> Job:
     """Queue a job of any kind.
 
+    Args:
+        hub: the hub.
+        wanted: its kind, model and options.
+        actor: as in the audit log.
+
     Raises:
         InvalidError: the kind is not known; what the kind's own checks raise comes through.
     """
@@ -34,6 +39,13 @@ def create_job(hub: Hub, wanted: NewJob, *, actor: str) -> Job:
 def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, alone: bool = False) -> Job:
     """Queue a retrain job, after checking what can be checked now; with `alone` only beside no other of the model.
 
+    Args:
+        hub: the hub.
+        model: to retrain.
+        options: of the retrain.
+        actor: as in the audit log.
+        alone: refuse it beside another job of the model.
+
     Raises:
         NotFoundError: no such model, recipe, snapshot, channel or group, or the channel does not hold the model.
         InvalidError: the model has no recipe, or the snapshot is of another model.
@@ -44,7 +56,14 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, 
 
 
 def check_tune(hub: Hub, model: str, options: TuneOptions, *, actor: str) -> Job:
-    """Queue a search, after the checks of `check_retrain` for its snapshot and for the retrain that may follow."""
+    """Queue a search, after the checks of `check_retrain` for its snapshot and for the retrain that may follow.
+
+    Args:
+        hub: the hub.
+        model: to search for.
+        options: of the search, and of the retrain that may follow.
+        actor: as in the audit log.
+    """
     check_options(hub, model, RetrainOptions(snapshot=options.snapshot))
     if options.retrain is not None:
         check_options(hub, model, options.retrain)
@@ -52,7 +71,17 @@ def check_tune(hub: Hub, model: str, options: TuneOptions, *, actor: str) -> Job
 
 
 def check_options(hub: Hub, model: str, options: RetrainOptions) -> None:
-    """The checks of `check_retrain`, without a job."""
+    """The checks of `check_retrain`, without a job.
+
+    Args:
+        hub: the hub.
+        model: to retrain.
+        options: of the retrain.
+
+    Raises:
+        NotFoundError: no such model, recipe, snapshot, channel or group.
+        InvalidError: the model has no recipe, or the snapshot is of another model.
+    """
     with hub.reading() as session:
         owner = get_model(session, model)
         if not owner.recipe:

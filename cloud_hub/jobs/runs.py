@@ -25,6 +25,12 @@ TRIALS = 200  # of one search, as many as one may have
 def list_runs(hub: Hub, model: str, *, after: str = "", limit: int) -> RunPage:
     """The runs of at most `limit` jobs of a model, those of the newest first, from those older than the job `after` on.
 
+    Args:
+        hub: the hub.
+        model: its name.
+        after: the id of the last job of the part before; empty for the first part.
+        limit: the most jobs of this part.
+
     Raises:
         NotFoundError: there is no such model.
     """

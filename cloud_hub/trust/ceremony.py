@@ -60,7 +60,16 @@ def create_repository(transactions: Transactions, made: Mapping[str, Ed25519Priv
 
 
 def renew(transactions: Transactions, offline: Path, passphrase: bytes | None) -> tuple[str, ...]:
-    """Sign root and targets (and models, when its key lies with the offline ones) for another year."""
+    """Sign root and targets (and models, when its key lies with the offline ones) for another year.
+
+    Args:
+        transactions: those of the hub's repository.
+        offline: the folder of the offline keys.
+        passphrase: of these keys; None where they have none.
+
+    Returns:
+        the roles that were signed.
+    """
     held = _offline_keys(offline, passphrase)
     signers = {role: [one] for role, one in keys.signers_by_role(held).items()}
     roles = [role for role in ("root", "targets", "models") if role in signers or role in transactions.signers]

@@ -36,6 +36,11 @@ def show_channel(hub: Hub, name: str) -> ChannelInfo:
 def create_channel(hub: Hub, name: str, *, actor: str) -> ChangedChannel:
     """Create a channel that names no model yet.
 
+    Args:
+        hub: the hub.
+        name: of the channel.
+        actor: as in the audit log.
+
     Raises:
         ConflictError: there is one of this name.
     """
@@ -49,12 +54,24 @@ def create_channel(hub: Hub, name: str, *, actor: str) -> ChangedChannel:
 
 
 def delete_channel(hub: Hub, name: str, *, actor: str) -> ChannelInfo:
-    """Delete a channel that nobody follows; raises as `trust.removal` does."""
+    """Delete a channel that nobody follows; raises as `trust.removal` does.
+
+    Args:
+        hub: the hub.
+        name: of the channel.
+        actor: as in the audit log.
+    """
     return _shown(hub.publisher.delete_channel(name, actor=actor))
 
 
 def remove_model(hub: Hub, name: str, model: str, *, actor: str) -> ChangedChannel:
     """Take a model off a channel.
+
+    Args:
+        hub: the hub.
+        name: of the channel.
+        model: the one to take off.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: no such channel, or it does not hold the model. ConflictError: a rollout of it runs there.
@@ -78,6 +95,13 @@ def remove_model(hub: Hub, name: str, model: str, *, actor: str) -> ChangedChann
 def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: str) -> ChangedChannel:
     """Set a model's default release and policies; the channel is made when it does not exist.
 
+    Args:
+        hub: the hub.
+        name: of the channel.
+        model: the one to set.
+        wanted: the fields to change; those that are not given stay.
+        actor: as in the audit log.
+
     Raises:
         InvalidError, MalformedError: a name, number or policy that is not acceptable, or an auditor without a cloud
             variant.
@@ -94,6 +118,12 @@ def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: s
 
 def change_channel(hub: Hub, name: str, wanted: ChannelChanges, *, actor: str) -> ChangedChannel:
     """Set how devices of the channel report and fetch, and what its rollouts take for usual.
+
+    Args:
+        hub: the hub.
+        name: of the channel.
+        wanted: the fields to change; those that are not given stay.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: no such channel. InvalidError: a schedule that nothing can follow.
@@ -137,6 +167,11 @@ def usual_of(row: ChannelRow) -> UsualSchedule:
 
 def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) -> ModelEntry:
     """Return the model's entry after the change.
+
+    Args:
+        entry: the model's entry on the channel; None where it is new there.
+        wanted: the fields to change; those that are not given stay.
+        subject: channel and model, for the message.
 
     Raises:
         InvalidError: a new entry without a release.

@@ -170,7 +170,13 @@ def cloud_variant(manifest: Manifest) -> Variant | None:
 
 
 def mute_auditor(model: str, number: int, manifest: Manifest) -> str:
-    """Return why a release can audit nothing, in words; empty when it can."""
+    """Return why a release can audit nothing, in words; empty when it can.
+
+    Args:
+        model: of the release.
+        number: of the release.
+        manifest: of the release.
+    """
     if cloud_variant(manifest) is not None:
         return ""
     return f"release {number} of {model!r} has no cloud variant, so the hub can answer no audit with it"

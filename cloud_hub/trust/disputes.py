@@ -74,7 +74,13 @@ def refuse_disputed(session: Session, owner: Model) -> None:
 
 
 def differing(session: Session, owner: Model, number: int) -> tuple[int, ...]:
-    """Return the live releases whose interface is not that of release `number`."""
+    """Return the live releases whose interface is not that of release `number`.
+
+    Args:
+        session: an open one.
+        owner: the model.
+        number: of one of its live releases.
+    """
     live = live_releases(session, owner)
     wanted = next(ports(row) for row in live if row.number == number)
     return tuple(row.number for row in live if differences(wanted, ports(row)))

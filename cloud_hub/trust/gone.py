@@ -33,7 +33,13 @@ def first_release(session: Session, model: str) -> int:
 
 
 def raise_first_release(session: Session, model: str, number: int) -> bool:
-    """Let the first release of a model that is not there have this number at least; False where it had."""
+    """Let the first release of a model that is not there have this number at least; False where it had.
+
+    Args:
+        session: an open one; the caller commits.
+        model: the name of one that is not there.
+        number: the lowest that its next first release may have.
+    """
     if first_release(session, model) >= number:
         return False
     session.merge(Setting(key=_model(model), value=str(number)))

@@ -76,6 +76,11 @@ class CommandKey:
 def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
     """Write a secret file (0600) durably.
 
+    Args:
+        path: of the file; its folder is made (0700).
+        data: the secret.
+        replace: overwrite what is there.
+
     Raises:
         ConflictError: it exists, and `replace` is not set.
     """
@@ -95,7 +100,17 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
 
 
 def save_key(path: Path, key: Ed25519PrivateKey, passphrase: bytes | None, *, replace: bool = False) -> None:
-    """Write `key` as PKCS#8 PEM, encrypted when there is a passphrase."""
+    """Write `key` as PKCS#8 PEM, encrypted when there is a passphrase.
+
+    Args:
+        path: of the file.
+        key: to write.
+        passphrase: encrypts it; None for none.
+        replace: overwrite what is there.
+
+    Raises:
+        ConflictError: the file exists, and `replace` is not set.
+    """
     protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
         protection = serialization.BestAvailableEncryption(passphrase)

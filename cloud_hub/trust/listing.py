@@ -20,5 +20,13 @@ def published(row: Release, now: float) -> None:
 
 
 def audit(draft: Draft, actor: str, action: str, subject: str, detail: dict[str, object]) -> None:
-    """Record an action, its actor and its subject in the publication's transaction."""
+    """Record an action, its actor and its subject in the publication's transaction.
+
+    Args:
+        draft: the publication.
+        actor: its name in the audit log.
+        action: such as `release.publish`.
+        subject: of the action, such as `digits/3`.
+        detail: what else is worth knowing, as JSON.
+    """
     draft.session.add(AuditEntry(at=draft.now, actor=actor, action=action, subject=subject, detail=detail))

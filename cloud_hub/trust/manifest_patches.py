@@ -22,7 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def keep_manifest_patches(hub: Hub, model: str, number: int) -> None:
-    """Put patches to a published release's manifest into the store. Without them devices fetch it whole."""
+    """Put patches to a published release's manifest into the store. Without them devices fetch it whole.
+
+    Args:
+        hub: the hub.
+        model: of the release.
+        number: of a release that was published.
+    """
     from model_compiler.errors import CompilerError
     from model_compiler.package.delta import build
 

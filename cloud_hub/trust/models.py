@@ -32,6 +32,11 @@ def list_models(hub: Hub) -> list[ModelInfo]:
 def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
     """Create a model.
 
+    Args:
+        hub: the hub.
+        wanted: its name, recipe and policy.
+        actor: as in the audit log.
+
     Raises:
         ConflictError: there is one of this name.
     """
@@ -55,6 +60,12 @@ def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
 
 def change_model(hub: Hub, name: str, wanted: ModelChanges, *, actor: str) -> ModelInfo:
     """Change recipe or policy, raise the floor, or choose the release whose interface holds.
+
+    Args:
+        hub: the hub.
+        name: of the model.
+        wanted: the fields to change; those that are not given stay.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: no such model or release. ConflictError: the floor would sink, a channel needs what is below it,
@@ -102,7 +113,13 @@ def task_of_labels(hub: Hub, name: str) -> Task[Any] | None:
 
 
 def delete_model(hub: Hub, name: str, *, actor: str) -> ModelInfo:
-    """Delete a model that nothing names; raises as `trust.removal` does."""
+    """Delete a model that nothing names; raises as `trust.removal` does.
+
+    Args:
+        hub: the hub.
+        name: of the model.
+        actor: as in the audit log.
+    """
     with hub.reading() as session:
         (known,) = _described(session, [get_model(session, name)])
     hub.publisher.delete_model(name, actor=actor)
@@ -119,6 +136,11 @@ def list_releases(hub: Hub, model: str) -> list[ReleaseInfo]:
 
 def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:
     """Return one release with its manifest and, per hardware class, its figures as devices measured them.
+
+    Args:
+        hub: the hub.
+        model: its name.
+        number: of the release.
 
     Raises:
         NotFoundError: there is none.

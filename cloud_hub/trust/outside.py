@@ -29,6 +29,12 @@ def signing(transactions: Transactions, expiry: ExpiryConfig, model: str, number
 
     The payload is kept until it is signed or the repository has moved on; then ask again.
 
+    Args:
+        transactions: those of the hub's repository.
+        expiry: how long signatures hold.
+        model: of the release.
+        number: of the release.
+
     Raises:
         NotFoundError: there is no such release.
         ConflictError: it has no manifest yet.
@@ -60,6 +66,13 @@ def signing(transactions: Transactions, expiry: ExpiryConfig, model: str, number
 
 def accept(transactions: Transactions, model: str, number: int, made: Made, *, actor: str) -> Release:
     """Publish with a signature made elsewhere over the payload of `signing`.
+
+    Args:
+        transactions: those of the hub's repository.
+        model: of the release.
+        number: of the release.
+        made: the signature, its key and the version that it covers.
+        actor: as in the audit log.
 
     Raises:
         InvalidError: the signature does not fit.

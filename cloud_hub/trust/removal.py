@@ -44,6 +44,11 @@ SHOWN = 5  # of each kind of user that a refusal names
 def delete_channel(transactions: Transactions, name: str, *, actor: str) -> ChannelRow:
     """Delete a channel that no device follows.
 
+    Args:
+        transactions: those of the hub's repository.
+        name: of the channel.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: no such channel.
         ConflictError: a device that is not revoked follows it, a claim token leads to it, or a rollout runs on it.
@@ -72,6 +77,12 @@ def delete_channel(transactions: Transactions, name: str, *, actor: str) -> Chan
 def delete_release(transactions: Transactions, model: str, number: int, *, actor: str) -> Release:
     """Delete a release that no channel, pin or rollout names.
 
+    Args:
+        transactions: those of the hub's repository.
+        model: of the release.
+        number: of the release.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: no such release. ConflictError: something names it, or it was withdrawn.
         ForbiddenError: it is signed, and the release key is not held here.
@@ -96,6 +107,11 @@ def delete_release(transactions: Transactions, model: str, number: int, *, actor
 
 def delete_model(transactions: Transactions, name: str, *, actor: str) -> Model:
     """Delete a model with its releases, when nothing names it.
+
+    Args:
+        transactions: those of the hub's repository.
+        name: of the model.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: no such model. ConflictError: something names it; the message lists what.

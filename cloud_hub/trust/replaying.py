@@ -29,6 +29,11 @@ def replay(transactions: Transactions, entries: Sequence[Entry], tail: Position)
     """Carry out what devices, tokens, models and releases are concerned with; the database then stands at `tail`.
 
     Returns what an operator has to do, in sentences: channels that name what is forbidden now.
+
+    Args:
+        transactions: those of the hub's repository.
+        entries: of the journal, those that the database lacks, in order.
+        tail: the journal's last position.
     """
 
     def change(draft: Draft) -> tuple[str, ...]:

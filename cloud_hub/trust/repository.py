@@ -52,7 +52,13 @@ def new_root(keys: Mapping[str, Key], expires: datetime.datetime) -> Root:
 
 
 def new_targets(keys: Mapping[str, Key], files: Mapping[str, bytes], expires: datetime.datetime) -> Targets:
-    """Make the top-level targets: `files` signed offline, and the two delegations (`release`, `rollout` keys)."""
+    """Make the top-level targets: `files` signed offline, and the two delegations (`release`, `rollout` keys).
+
+    Args:
+        keys: by their names, those of the delegations.
+        files: the contents of targets that are signed offline, by their paths.
+        expires: the end of the metadata.
+    """
     roles, used = {}, {}
     for name, (key_name, pattern) in DELEGATED.items():
         key = keys[key_name]
@@ -101,7 +107,13 @@ def _meta(body: bytes) -> MetaFile:
 
 
 def sign(signed: Any, version: int, signers: list[CryptoSigner]) -> bytes:
-    """Set the version and sign with every signer; Ed25519 makes equal input give equal bytes."""
+    """Set the version and sign with every signer; Ed25519 makes equal input give equal bytes.
+
+    Args:
+        signed: the content of a role; its version is set.
+        version: the new one.
+        signers: each adds a signature.
+    """
     signed.version = version
     metadata: Metadata[Any] = Metadata(signed)
     for one in signers:
@@ -116,7 +128,14 @@ def signing_payload(signed: Any, version: int) -> bytes:
 
 
 def attach(signed: Any, version: int, key_id: str, signature: str) -> bytes:
-    """Attach a signature that was made elsewhere (hex Ed25519), and return the metadata."""
+    """Attach a signature that was made elsewhere (hex Ed25519), and return the metadata.
+
+    Args:
+        signed: the content of a role; its version is set.
+        version: the one that the signature covers.
+        key_id: of the key that signed.
+        signature: Ed25519 over `signing_payload`, in hex; it is not checked here.
+    """
     signed.version = version
     metadata: Metadata[Any] = Metadata(signed, {key_id: Signature(key_id, signature)})
     return metadata.to_bytes(JSONSerializer(compact=True))
@@ -152,7 +171,13 @@ def read(body: bytes) -> Metadata[Any]:
 
 
 def key_ids(root: Root, targets: Targets, role: str) -> list[str]:
-    """Return the ids of the keys that may sign `role`."""
+    """Return the ids of the keys that may sign `role`.
+
+    Args:
+        root: the root metadata.
+        targets: the top-level targets, which delegate.
+        role: a top-level or a delegated one.
+    """
     if role not in DELEGATED:
         return list(root.roles[role].keyids)
     assert targets.delegations is not None and targets.delegations.roles is not None  # new_targets makes them

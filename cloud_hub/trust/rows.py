@@ -32,6 +32,11 @@ def latest_metadata(session: Session) -> dict[str, bytes]:
 def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
     """Return the model, its row locked until the transaction ends, if asked.
 
+    Args:
+        session: an open one.
+        name: of the model.
+        lock: hold its row until the transaction ends.
+
     Raises:
         NotFoundError: there is none.
     """
@@ -43,6 +48,11 @@ def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
 
 def get_release(session: Session, model: str, number: int) -> Release:
     """Return the release.
+
+    Args:
+        session: an open one.
+        model: its name.
+        number: of the release.
 
     Raises:
         NotFoundError: there is none.
@@ -75,7 +85,13 @@ def class_count(session: Session, model: str) -> int | None:
 
 
 def status_in_words(session: Session, model: str, number: int) -> str:
-    """Return a release's status, for somebody who wants to name it: `published`, `unknown`, `below the floor`, …"""
+    """Return a release's status, for somebody who wants to name it: `published`, `unknown`, `below the floor`, …
+
+    Args:
+        session: an open one.
+        model: its name.
+        number: one that somebody names; there may be no such release.
+    """
     row = session.get(Release, (model, number))
     if row is None:
         return "unknown"
@@ -110,6 +126,11 @@ def refuse_stranger(session: Session, model: str, number: int) -> None:
     """Raise ConflictError unless a published release has the model's interface: nobody is sent to another one.
 
     A release that lacks a sketch or a task that newer ones have is one to which a fleet may go back.
+
+    Args:
+        session: an open one.
+        model: its name.
+        number: of a release that a channel or a pin is to name.
     """
     current = interface_release(session, model)
     if current is None or current.number == number:

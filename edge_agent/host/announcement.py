@@ -30,7 +30,13 @@ def announce(directory: Path, address: str) -> bool:
 
 
 async def announce_later(directory: Path, address: str, *, every_s: float = AGAIN_S) -> None:
-    """Try again on a disk that refused, until it takes it."""
+    """Try again on a disk that refused, until it takes it.
+
+    Args:
+        directory: of the agent.
+        address: to announce.
+        every_s: seconds between tries.
+    """
     while True:
         await asyncio.sleep(every_s)
         if announce(directory, address):

@@ -14,7 +14,16 @@ _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
-    """Replace `path` by `data`, all or nothing; on return it is on the disk."""
+    """Replace `path` by `data`, all or nothing; on return it is on the disk.
+
+    Args:
+        path: of the file; its folder is there.
+        data: the new content.
+        mode: of the file.
+
+    Raises:
+        OSError: the disk refuses; the file is the old one or the new one, whole.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

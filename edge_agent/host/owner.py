@@ -19,6 +19,11 @@ def check_owner(directory: Path, command: str, uid: int | None = None) -> None:
     The agent's user is the one that wrote `state.json`, before the first start the one that enrolled. The folder
     itself may be anybody's: a volume of a container is.
 
+    Args:
+        directory: of the agent.
+        command: that wants to write there, for the hint.
+        uid: the user; None for this process's own.
+
     Raises:
         UsageError: this user is another one; the hint has the command that mends it.
         OSError: this user may not even look.

@@ -85,6 +85,15 @@ def enroll(
 ) -> Enrollment:
     """Enrol this device with the hub at `url`; safe to repeat with the same token after any crash.
 
+    Args:
+        url: of the hub.
+        token: a claim token, which names the hub's authority.
+        directory: of the agent; it is made.
+        name: wished for; empty for one that the hub chooses.
+        agent: the version that the device tells.
+        hardware: words about the machine, by kind.
+        clock: Unix seconds.
+
     Raises:
         UsageError: not a claim token, or plain http beyond loopback.
         PinError: the hub is not the one the token was made for; nothing secret was sent.

@@ -97,6 +97,13 @@ class HubHttp:
     ) -> WholeResponse:
         """Call the hub and read the answer whole.
 
+        Args:
+            method: such as `GET`.
+            path: starts with a slash and holds the query.
+            body: bytes to send; None for none.
+            headers: beside those of the token.
+            timeout: seconds of silence.
+
         Raises:
             UnreachableError: `timeout` seconds of silence, or twice as many until the answer was whole.
             DeniedError: the hub gives this device no token.
@@ -132,7 +139,19 @@ class HubHttp:
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Like `request`, with the body still to be read by the caller."""
+        """Like `request`, with the body still to be read by the caller.
+
+        Args:
+            method: such as `GET`.
+            path: starts with a slash and holds the query.
+            body: bytes to send; None for none.
+            headers: beside those of the token.
+            timeout: seconds of silence.
+
+        Raises:
+            UnreachableError: no answer began in time.
+            DeniedError: the hub gives this device no token.
+        """
         token = self._token or self._renew("", timeout)
         answer = self._open(method, path, body, headers, timeout, token)
         if answer.status == 401:

@@ -70,7 +70,13 @@ def sign_nonce(key: ec.EllipticCurvePrivateKey, nonce: str) -> bytes:
 
 
 def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes:
-    """ECDSA-SHA256 (DER) over `messages.renewal_bytes`."""
+    """ECDSA-SHA256 (DER) over `messages.renewal_bytes`.
+
+    Args:
+        key: the device's enrolled one.
+        nonce: the hub's.
+        csr: the request for the new key, PEM.
+    """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -79,7 +85,13 @@ def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes
 
 def signed_by(public: bytes, signature: bytes, payload: bytes) -> bool:
     """Tell whether `signature` is one of `public` (Ed25519, 32 bytes) over `payload`; false for a malformed key,
-    too."""
+    too.
+
+    Args:
+        public: Ed25519, 32 bytes.
+        signature: 64 bytes.
+        payload: the bytes that it covers.
+    """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

@@ -32,6 +32,12 @@ class HubDoor(Protocol):
     def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
         """POST without a token.
 
+        Args:
+            path: of the hub's API.
+            body: encoded already.
+            kind: the struct that the answer is.
+            timeout: seconds of silence.
+
         Raises:
             DeniedError: the hub refuses this device.
             UnreachableError: no answer, or not this one.

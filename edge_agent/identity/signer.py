@@ -157,7 +157,14 @@ def _readable(file: IO[bytes], patience_s: float) -> bool:
 
 
 def serve(signer: LocalSigner, asked: IO[bytes], said: IO[bytes], linger_s: float) -> None:
-    """Answer line after line until nobody has asked for `linger_s` seconds, or nobody can any more."""
+    """Answer line after line until nobody has asked for `linger_s` seconds, or nobody can any more.
+
+    Args:
+        signer: has the key.
+        asked: one request a line.
+        said: one answer a line.
+        linger_s: seconds without a request after which it ends.
+    """
     while _readable(asked, linger_s):
         if not (line := asked.readline()):
             return

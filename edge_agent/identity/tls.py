@@ -91,6 +91,12 @@ def client_context(
 ) -> ssl.SSLContext:
     """A context that trusts `ca` alone and leaves the dates to `dates`; with a client certificate if given.
 
+    Args:
+        ca: PEM of the only authority to trust.
+        dates: judges the dates of certificates, since clocks of devices may be wrong.
+        certificate: PEM of the client's; None for none.
+        key: PEM of the client's.
+
     Raises:
         OSError, ssl.SSLError: a file is missing or not what it should be.
     """

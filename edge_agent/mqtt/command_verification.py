@@ -71,6 +71,11 @@ def counter_of(device_id: str, database: Database, spool: Spool) -> int:
     """Return the number of the last command; 0 for a device that was enrolled anew, to which its hub counts anew.
 
     An agent of 0.1 did not record whose number it keeps: it belongs to the first one that starts.
+
+    Args:
+        device_id: as it is enrolled now.
+        database: of the agent.
+        spool: where agents of 0.1 kept the number.
     """
     counter = database.fact(COUNTER, "0") if database.fact(COUNTED) in ("", device_id) else "0"
     with contextlib.suppress(SpoolError):  # a full disk: said again at the next start

@@ -67,7 +67,13 @@ def make_client(link: Link) -> PahoClient:
 
 
 def end_client(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:
-    """Say goodbye where that is wanted and possible, and wait for the client's thread."""
+    """Say goodbye where that is wanted and possible, and wait for the client's thread.
+
+    Args:
+        client: paho's, with its thread.
+        topic: of the last message.
+        goodbye: the last message; None for none.
+    """
     if goodbye is not None and client.is_connected():
         info = client.publish(topic, goodbye, qos=1)
         try:

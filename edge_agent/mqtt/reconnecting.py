@@ -36,7 +36,13 @@ def ended(before: Unsteady, lasted_s: float, *, twice: bool) -> Unsteady:
 
 
 def reconnect_pause_s(unsteady: Unsteady, chance: float, *, twice: bool) -> float:
-    """Return the seconds until the next attempt, 0 for as usual; `chance` is from 0 to 1."""
+    """Return the seconds until the next attempt, 0 for as usual; `chance` is from 0 to 1.
+
+    Args:
+        unsteady: the connections that did not last.
+        chance: evenly drawn from 0 to 1.
+        twice: the hub says that the identity is in use twice.
+    """
     beyond = unsteady.ended_soon - FREE
     if beyond <= 0:
         return 0.0

@@ -45,7 +45,13 @@ def check_count(value: int, subject: str, most: int = LARGEST) -> int:
 
 
 def check_counts(values: Sequence[int], subject: str, most: int = LARGEST) -> Sequence[int]:
-    """Return whole numbers when each is from 0 to `most`; MalformedError otherwise."""
+    """Return whole numbers when each is from 0 to `most`; MalformedError otherwise.
+
+    Args:
+        values: whole numbers.
+        subject: the name of the field, for the message.
+        most: the highest that is allowed.
+    """
     if values:
         check_count(min(values), subject, most)
         check_count(max(values), subject, most)
@@ -61,7 +67,13 @@ def whole_number(text: str) -> int | None:
 
 
 def check_word(value: str, subject: str, most: int = WORD) -> str:
-    """Return a short printable text, such as an id; MalformedError for an empty, a longer or an unprintable one."""
+    """Return a short printable text, such as an id; MalformedError for an empty, a longer or an unprintable one.
+
+    Args:
+        value: a text as it came.
+        subject: the name of the field, for the message.
+        most: the highest number of characters.
+    """
     if not (0 < len(value) <= most and value.isprintable()):
         raise MalformedError(f"{subject}: not 1 to {most} printable characters: {value[:most]!r}", subject=subject)
     return value

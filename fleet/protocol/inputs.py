@@ -73,7 +73,13 @@ def names_of(specs: Sequence[Tensor]) -> str:
 
 
 def refuse(word: str, message: str, *, hint: str = "") -> NoReturn:
-    """Raise RefusalError; `word` is one of `errors.REFUSALS`."""
+    """Raise RefusalError; `word` is one of `errors.REFUSALS`.
+
+    Args:
+        word: one of `errors.REFUSALS`, for programs.
+        message: for people.
+        hint: a remedy; empty for none.
+    """
     raise RefusalError(message, word=word, hint=hint)
 
 

@@ -219,6 +219,11 @@ def check_request(
 ) -> dict[str, AnyArray]:
     """The inputs by name, of a request that a model with these inputs and outputs takes.
 
+    Args:
+        request: as it was decoded.
+        inputs: of the model, in its order.
+        outputs: of the model; the request may ask for some of them.
+
     Raises:
         RefusalError: as `check_inputs`, or it asks for an output that the model does not have.
     """

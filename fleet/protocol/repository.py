@@ -36,7 +36,13 @@ def decode_index_request(body: bytes) -> IndexRequest:
 
 
 def index_entry(name: str, version: str = "", reason: str = "") -> dict[str, Any]:
-    """Return a line of the index; with a `reason` the model cannot be asked by this version here."""
+    """Return a line of the index; with a `reason` the model cannot be asked by this version here.
+
+    Args:
+        name: of the model.
+        version: of the release; empty where none is ready.
+        reason: why it cannot be asked; empty where it can.
+    """
     return {"name": name, "version": version, "state": UNAVAILABLE if reason else READY, "reason": reason}
 
 

@@ -49,7 +49,16 @@ def command(device_id: str, prefix: str = PREFIX) -> str:
 
 
 def uplink(device_id: str, leaf: Leaf, prefix: str = PREFIX) -> str:
-    """Return the topic on which a device publishes."""
+    """Return the topic on which a device publishes.
+
+    Args:
+        device_id: the device's name.
+        leaf: the kind of message.
+        prefix: of all topics of the hub.
+
+    Raises:
+        MalformedError: no name that a device can have.
+    """
     return f"{prefix}/up/{shard(device_id)}/{check_name(device_id, 'device')}/{leaf}"
 
 

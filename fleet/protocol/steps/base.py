@@ -84,5 +84,11 @@ def shown(tensor: Tensor) -> str:
 
 
 def bad(step: Step, message: str, *, hint: str = "") -> NoReturn:
-    """Raise MalformedError that names the step."""
+    """Raise MalformedError that names the step.
+
+    Args:
+        step: the one that is at fault.
+        message: the fault.
+        hint: a remedy; empty for none.
+    """
     raise MalformedError(f"step {step.kind} of {', '.join(step.takes)}: {message}", subject=step.kind, hint=hint)
