@@ -62,7 +62,6 @@ class Objects(Protocol):
         Raises ConflictError when somebody else was faster.
 
         Args:
-            key: slash-separated, relative.
             data: the new bytes.
             tag: as an earlier put or get returned it; None where `key` must not exist.
         """
@@ -77,30 +76,11 @@ class Objects(Protocol):
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` (fewer at the end).
-
-        Args:
-            key: slash-separated, relative.
-            start: the first byte, from 0 on.
-            length: the number of bytes; the end of the object may come before.
-
-        Raises:
-            NotFoundError: there is no such object.
-        """
+        """`length` bytes from `start` (fewer at the end)."""
         ...
 
     def stream(self, key: str, start: int = 0, length: int | None = None, chunk: int = 1 << 18) -> Iterator[bytes]:
-        """The bytes of `key` piece by piece.
-
-        Args:
-            key: slash-separated, relative.
-            start: the first byte, from 0 on.
-            length: the number of bytes; None for all to the end.
-            chunk: the most bytes of a piece.
-
-        Raises:
-            NotFoundError: there is no such object.
-        """
+        """The bytes of `key` piece by piece."""
         ...
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -169,14 +149,7 @@ class Publisher(Protocol):
         ...
 
     def withdraw(self, model: str, number: int, reason: str, *, actor: str) -> Release:
-        """Forbid a release for ever; ConflictError while a channel still names it.
-
-        Args:
-            model: its name.
-            number: of the release.
-            reason: for people.
-            actor: as in the audit log.
-        """
+        """Forbid a release for ever; ConflictError while a channel still names it."""
         ...
 
     def signing(self, model: str, number: int) -> SigningRequest:
@@ -199,13 +172,7 @@ class Publisher(Protocol):
         ...
 
     def set_floor(self, model: str, min_release: int, *, actor: str) -> None:
-        """Forbid every release below `min_release`; the floor never sinks.
-
-        Args:
-            model: its name.
-            min_release: the lowest number that devices may run.
-            actor: as in the audit log.
-        """
+        """Forbid every release below `min_release`; the floor never sinks."""
         ...
 
     def change_channel(
@@ -233,13 +200,7 @@ class Publisher(Protocol):
         ...
 
     def delete_release(self, model: str, number: int, *, actor: str) -> Release:
-        """Delete a release that nothing names; returns what it was. ConflictError says what does.
-
-        Args:
-            model: its name.
-            number: of the release.
-            actor: as in the audit log.
-        """
+        """Delete a release that nothing names; returns what it was. ConflictError says what does."""
         ...
 
     def delete_model(self, name: str, *, actor: str) -> Model:
@@ -265,13 +226,7 @@ class Publisher(Protocol):
     def lift(self, held: Held, *, command: bytes, actor: str) -> bool:
         """Publish above what `held` proves by the hub's own signatures; False when that is nothing new.
 
-        `command` is the target of the command key that is held here.
-
-        Args:
-            held: metadata that a device has accepted from this hub.
-            command: the target of the command key that is held here.
-            actor: as in the audit log.
-        """
+        `command` is the target of the command key that is held here."""
         ...
 
     def rise(self) -> None:
@@ -314,37 +269,17 @@ class Authority(Protocol):
     ca_pem: bytes
 
     def device(self, device_id: str, public_key: EllipticCurvePublicKey, now: float, days: float) -> Issued:
-        """A certificate for a device's key.
-
-        Args:
-            device_id: the only name in the certificate.
-            public_key: the device's; it need not prove it here.
-            now: Unix seconds from which it holds.
-            days: it holds so long.
-        """
+        """A certificate for a device's key."""
         ...
 
     def server(self, hostnames: tuple[str, ...], now: float, *, key: bytes | None = None) -> KeyAndCertificate:
-        """A server certificate; `key` (PEM) is used again when given.
-
-        Args:
-            hostnames: names and addresses beside those of loopback.
-            now: Unix seconds from which it holds.
-            key: PEM; None for a new one.
-        """
+        """A server certificate; `key` (PEM) is used again when given."""
         ...
 
     def hub_client(
         self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY, days: float = 825
     ) -> KeyAndCertificate:
-        """The certificate that the hub itself shows to the broker.
-
-        Args:
-            now: Unix seconds from which it holds.
-            key: PEM; None for a new one.
-            name: the MQTT name that it gives.
-            days: it holds so long.
-        """
+        """The certificate that the hub itself shows to the broker."""
         ...
 
     def revocation_list(self, serials: tuple[str, ...], now: float) -> bytes:
@@ -362,13 +297,7 @@ class DeviceTokens(Protocol):
         ...
 
     def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
-        """UnauthenticatedError unless the nonce is ours, for this device, and in time.
-
-        Args:
-            device_id: the device that answers with it.
-            nonce: as `nonce` made it.
-            now: Unix seconds.
-        """
+        """UnauthenticatedError unless the nonce is ours, for this device, and in time."""
         ...
 
     def token(self, device_id: str, *, now: float) -> str:

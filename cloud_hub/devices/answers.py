@@ -18,6 +18,11 @@ NEWEST = 500  # of a device's reports in which an answer is looked for: one that
 def command_of(hub: Hub, device_id: str, command: str) -> CommandInfo:
     """Return a command with its answer, if that is here.
 
+    Args:
+        hub: the hub.
+        device_id: the device.
+        command: its id.
+
     Raises:
         NotFoundError: there is no such device, or no such command to it.
     """
@@ -45,7 +50,13 @@ def command_of(hub: Hub, device_id: str, command: str) -> CommandInfo:
 
 
 def newest_answer(session: Session, device_id: str, kind: str) -> CommandAnswer | None:
-    """Return a device's last answer to a command of a kind, if one was sent lately and has been answered."""
+    """Return a device's last answer to a command of a kind, if one was sent lately and has been answered.
+
+    Args:
+        session: an open one.
+        device_id: the device.
+        kind: of the command, such as `send-logs`.
+    """
     sent = select(OutboxCommand.id).where(OutboxCommand.device_id == device_id, OutboxCommand.kind == kind)
     for command in session.exec(sent.order_by(col(OutboxCommand.created_at).desc()).limit(COMMANDS)):
         answer = _answer(session, device_id, command)

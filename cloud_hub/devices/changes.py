@@ -24,6 +24,12 @@ _LABEL_LIMIT = 64  # characters
 def change_device(hub: Hub, device_id: str, wanted: DeviceChanges, *, actor: str) -> DeviceInfo:
     """Change labels, pins or the channel.
 
+    Args:
+        hub: the hub.
+        device_id: the device.
+        wanted: the fields to change; those that are not given stay.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: no such device or channel.
         InvalidError: a label out of bounds, or a pin on a release that is not published.
@@ -52,6 +58,11 @@ def change_device(hub: Hub, device_id: str, wanted: DeviceChanges, *, actor: str
 def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
     """End a device's access at once; revoking twice changes nothing.
 
+    Args:
+        hub: the hub.
+        device_id: the device.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: there is no such device.
     """
@@ -62,7 +73,14 @@ def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
 
 
 def end_access(hub: Hub, session: Session, row: Device, actor: str) -> None:
-    """Revoke a device whose row is locked, in the caller's transaction, unless it is revoked."""
+    """Revoke a device whose row is locked, in the caller's transaction, unless it is revoked.
+
+    Args:
+        hub: the hub.
+        session: the caller's.
+        row: of the device, locked.
+        actor: as in the audit log.
+    """
     if row.revoked_at is None:
         row.revoked_at, row.online = hub.clock(), False
         session.add(row)

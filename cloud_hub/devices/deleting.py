@@ -55,6 +55,11 @@ NUMBERED = (DeviceEvent, WindowRow)  # whose newest row stays: its number must n
 def delete_device(hub: Hub, device_id: str, *, actor: str) -> DeletedDevice:
     """Delete a device; call it again while `left` is true, which also goes on where a call before was cut off.
 
+    Args:
+        hub: the hub.
+        device_id: the device.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: no such device, or nothing of it is left.
         ConflictError: it is in use: it was heard, and is not revoked.

@@ -220,7 +220,13 @@ def _ails(session: Session, wanted: Wanted, now: float) -> ColumnElement[bool]:
 
 def ending_certificates(session: Session, before: float, most: int) -> tuple[int, list[tuple[str, float]]]:
     """Count the devices whose certificates end before a moment (Unix seconds); return the first ones with their
-    ends."""
+    ends.
+
+    Args:
+        session: an open one.
+        before: Unix seconds.
+        most: devices to name.
+    """
     ends = col(Device.certificate_expires_at)
     rules = (ALIVE, ends > 0, ends < before)
     count = session.exec(select(func.count()).select_from(Device).where(*rules)).one()

@@ -79,7 +79,13 @@ class HeldIntake:
 
 
 def proven_counter(device_id: str, data: bytes, public: bytes) -> int | None:
-    """Return the counter of a command that the hub has signed for this device; None when `data` proves none. Pure."""
+    """Return the counter of a command that the hub has signed for this device; None when `data` proves none. Pure.
+
+    Args:
+        device_id: the device.
+        data: a signed command or receipt, as the device has it.
+        public: the hub's command key, Ed25519, 32 bytes.
+    """
     if not data or len(data) > CONTROL_LIMIT:
         return None
     try:

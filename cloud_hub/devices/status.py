@@ -54,6 +54,11 @@ class Problem(NamedTuple):
 def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
     """Return the device, its row locked until the transaction ends, if asked.
 
+    Args:
+        session: an open one.
+        device_id: the device.
+        lock: hold its row until the transaction ends.
+
     Raises:
         NotFoundError: there is none, or it was deleted.
     """
@@ -104,7 +109,13 @@ def carries(session: Session, labels: Mapping[str, str]) -> list[ColumnElement[b
 
 
 def count_states(session: Session, now: float, offline_after_s: float) -> dict[DeviceState, int]:
-    """Count the devices in each state (see `state_of`), in one pass."""
+    """Count the devices in each state (see `state_of`), in one pass.
+
+    Args:
+        session: an open one.
+        now: Unix seconds.
+        offline_after_s: seconds of silence after which a device is offline.
+    """
     heard = and_(col(Device.revoked_at).is_(None), col(Device.online), col(Device.last_seen_at) > now - offline_after_s)
     counted: Any = select(func.count(), func.count(col(Device.revoked_at)), func.sum(case((heard, 1), else_=0)))
     total, revoked, online = session.exec(counted.select_from(Device).where(is_shown())).one()
@@ -120,7 +131,13 @@ def list_set_aside(hub: Hub, device_id: str) -> list[SetAsideInfo]:
 
 
 def describe_devices(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:
-    """Describe devices as lists show them, with their models, in the given order."""
+    """Describe devices as lists show them, with their models, in the given order.
+
+    Args:
+        hub: the hub.
+        session: an open one.
+        rows: of the devices.
+    """
     models: dict[str, list[DeviceModelInfo]] = defaultdict(list)
     ids = [row.id for row in rows]
     statement = select(DeviceModel).where(col(DeviceModel.device_id).in_(ids)).order_by(col(DeviceModel.model))
@@ -157,7 +174,13 @@ def detail(hub: Hub, device_id: str) -> DeviceDetail:
 
 
 def state_of(row: Device, now: float, offline_after_s: float) -> DeviceState:
-    """Return the state of a device: `revoked`, `online`, or `offline` (it said so, or is silent for too long)."""
+    """Return the state of a device: `revoked`, `online`, or `offline` (it said so, or is silent for too long).
+
+    Args:
+        row: of the device.
+        now: Unix seconds.
+        offline_after_s: seconds of silence after which a device is offline.
+    """
     if row.revoked_at is not None:
         return "revoked"
     heard = row.last_seen_at is not None and now - row.last_seen_at < offline_after_s

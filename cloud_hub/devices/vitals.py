@@ -34,6 +34,13 @@ def hours(hub: Hub, session: Session, row: Device, after: float, limit: int) -> 
     """Return at most `limit` hours of a device that begin after a moment, the oldest first.
 
     None is older than hours are kept: the last one of a silent device stands in its row for good.
+
+    Args:
+        hub: the hub.
+        session: an open one.
+        row: of the device.
+        after: Unix seconds.
+        limit: the most hours.
     """
     after = max(after, hub.clock() - hub.config.telemetry.hours_days * DAY_S)
     query = select(VitalsHourRow).where(VitalsHourRow.device_id == row.id, col(VitalsHourRow.begins) > after)

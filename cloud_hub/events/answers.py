@@ -55,6 +55,11 @@ def get(hub: Hub, event: str) -> EventInfo:
 def test(hub: Hub, target: str, *, actor: str) -> EventInfo:
     """Send a test to a target.
 
+    Args:
+        hub: the hub.
+        target: its name in `hub.toml`.
+        actor: as in the audit log.
+
     Raises:
         NotFoundError: `hub.toml` has none of that name. RateError: too many tests, which would drive out other events.
     """
@@ -72,6 +77,12 @@ def test(hub: Hub, target: str, *, actor: str) -> EventInfo:
 
 def resend(hub: Hub, event: str, target: str, *, actor: str) -> EventInfo:
     """Try deliveries of an event anew, from the first try on: that to `target`, or every dead one.
+
+    Args:
+        hub: the hub.
+        event: its id.
+        target: its name in `hub.toml`; empty for all.
+        actor: as in the audit log.
 
     Raises:
         NotFoundError: no such event, or it does not go to the target. ConflictError: no delivery of it is dead.

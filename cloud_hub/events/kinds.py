@@ -53,7 +53,14 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def of_rollout(name: str, rollout: str, reason: str, data: dict[str, Any]) -> Event | None:
-    """Return the event of one step in a rollout's history; None for a step that nobody waits for."""
+    """Return the event of one step in a rollout's history; None for a step that nobody waits for.
+
+    Args:
+        name: of the step.
+        rollout: its id.
+        reason: of the step; for people.
+        data: of the step.
+    """
     kind = ROLLOUT.get(name)
     if kind is None:
         return None

@@ -105,7 +105,13 @@ def spread(session: Session, targets: Mapping[str, Collection[str]], now: float,
 
 
 def is_due(session: Session, target: str, now: float) -> bool:
-    """Tell whether a delivery to a target is due."""
+    """Tell whether a delivery to a target is due.
+
+    Args:
+        session: an open one.
+        target: its name in `hub.toml`.
+        now: Unix seconds.
+    """
     return session.exec(select(EventDelivery.event).where(*_due(target, now)).limit(1)).first() is not None
 
 
@@ -133,6 +139,12 @@ def postpone(session: Session, target: str, jump_s: float, now: float) -> None:
     """Let what waits for a target end so much later: the clock has jumped ahead to `now`, and no time has passed.
 
     Several hubs may see one jump: nothing has more than a whole life before it.
+
+    Args:
+        session: an open one; the caller commits.
+        target: its name in `hub.toml`.
+        jump_s: seconds by which the clock jumped.
+        now: Unix seconds after the jump.
     """
     later, most = col(EventDelivery.expires_at) + jump_s, now + LIFE_S
     waiting = (col(EventDelivery.target) == target, col(EventDelivery.state) == "waiting")
@@ -180,6 +192,11 @@ def end_removed(session: Session, targets: Collection[str], now: float) -> int:
 
     Another hub may have such a target in its `hub.toml` already, or still: it tries what is due, and loses nothing
     here. `targets` are those of this hub.
+
+    Args:
+        session: an open one; the caller commits.
+        targets: the names of this hub's.
+        now: Unix seconds.
     """
     gone = (col(EventDelivery.state) == "waiting", col(EventDelivery.target).not_in(list(targets)))
     query = select(EventDelivery).where(*gone, EventDelivery.next_at <= now - UNCLAIMED_S).limit(BATCH)
@@ -196,6 +213,12 @@ def prune(session: Session, now: float, *, keep_s: float, most: int) -> None:
 
     By its age nothing goes that still waits, since the clock may have jumped ahead; nor what is said once only, as long
     as it might be said again.
+
+    Args:
+        session: an open one; the caller commits.
+        now: Unix seconds.
+        keep_s: age in seconds.
+        most: events that may stay.
     """
     edge = select(EventRow.number).order_by(col(EventRow.number).desc()).offset(most).limit(1)
     number = session.exec(edge).first()

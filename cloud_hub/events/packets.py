@@ -44,7 +44,15 @@ class Acknowledgement(Struct, frozen=True):
 
 
 def connect(version: int, client_id: str, keepalive_s: int, username: str = "", password: bytes = b"") -> bytes:
-    """Write CONNECT with a clean session and no will."""
+    """Write CONNECT with a clean session and no will.
+
+    Args:
+        version: of MQTT, 4 (3.1.1) or 5.
+        client_id: the name of the session.
+        keepalive_s: seconds of silence after which the broker gives the connection up.
+        username: empty for none.
+        password: empty for none.
+    """
     flags = 0x02 | (0x80 if username else 0) | (0x40 if password else 0)
     properties = b"\x00" if version == V5 else b""
     head = _text("MQTT") + bytes((version, flags)) + keepalive_s.to_bytes(2, "big") + properties
@@ -53,13 +61,25 @@ def connect(version: int, client_id: str, keepalive_s: int, username: str = "", 
 
 
 def publish(version: int, topic: str, payload: bytes, number: int) -> bytes:
-    """Write PUBLISH at quality of service 1, not retained; version 5 says that it is JSON."""
+    """Write PUBLISH at quality of service 1, not retained; version 5 says that it is JSON.
+
+    Args:
+        version: of MQTT, 4 (3.1.1) or 5.
+        topic: where to.
+        payload: JSON.
+        number: of the packet, from 1 to 65,535.
+    """
     properties = _length(len(_JSON)) + _JSON if version == V5 else b""
     return _packet(0x32, _text(topic) + number.to_bytes(2, "big") + properties + payload)
 
 
 def read(version: int, kind: int, content: bytes) -> Acknowledgement:
     """Read the answer in a packet without its fixed head.
+
+    Args:
+        version: of MQTT, 4 (3.1.1) or 5.
+        kind: of the packet, CONNACK or PUBACK.
+        content: the bytes behind its fixed head.
 
     Raises:
         ValueError: there is none in it.

@@ -27,7 +27,14 @@ def read_secret(text: str) -> bytes:
 
 
 def sign(key: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers that go with `body`; `timestamp` in Unix seconds is that of this try."""
+    """Return the headers that go with `body`; `timestamp` in Unix seconds is that of this try.
+
+    Args:
+        key: of the target.
+        event_id: the event's.
+        timestamp: Unix seconds of this try.
+        body: the bytes that are sent.
+    """
     signed = b".".join((event_id.encode(), str(timestamp).encode(), body))
     signature = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     return {"webhook-id": event_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}

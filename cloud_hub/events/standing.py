@@ -56,7 +56,15 @@ def _event(kind: str, part: str, reason: str, where: str, since: float) -> Event
 
 
 def reminder(kind: str, subject: str, end: float, hint: str, now: float) -> tuple[Event, int] | None:
-    """Return the reminder of an end, and the one of `REMIND_DAYS` that it belongs to; None while there is time."""
+    """Return the reminder of an end, and the one of `REMIND_DAYS` that it belongs to; None while there is time.
+
+    Args:
+        kind: of the event.
+        subject: the thing that ends.
+        end: Unix seconds.
+        hint: a remedy.
+        now: Unix seconds.
+    """
     due = [days for days in REMIND_DAYS if end - now <= days * DAY_S]
     if not due:
         return None

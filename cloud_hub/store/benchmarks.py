@@ -75,7 +75,13 @@ def read(data: Mapping[str, Any]) -> Benchmark:
 
 
 def row(device_id: str, figures: Benchmark, at: float) -> tuple[Any, ...]:
-    """A device's figures as a row of `tables.MeasuredRow`, in the order of `COLUMNS`."""
+    """A device's figures as a row of `tables.MeasuredRow`, in the order of `COLUMNS`.
+
+    Args:
+        device_id: the device.
+        figures: as it reported them.
+        at: Unix seconds.
+    """
     return (device_id, *(getattr(figures, name) for name in COLUMNS[1:-1]), at)
 
 
@@ -97,7 +103,14 @@ def by_hardware(session: Session, model: str, release: int, *, most: int | None 
 
 
 def newest_p95(session: Session, model: str, release: int, ids: Sequence[str] | None = None) -> dict[str, float]:
-    """Each device's latest p95 (µs) of a release, whatever the variant it runs; of some ids if they are given."""
+    """Each device's latest p95 (µs) of a release, whatever the variant it runs; of some ids if they are given.
+
+    Args:
+        session: an open one.
+        model: its name.
+        release: its number.
+        ids: of devices; None for all.
+    """
     wanted = (
         select(MeasuredRow.device_id, MeasuredRow.p95_us)
         .where(MeasuredRow.model == model, MeasuredRow.release == release)

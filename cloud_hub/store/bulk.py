@@ -20,7 +20,14 @@ Row = tuple[Any, ...]
 
 
 def insert(session: Session, kind: type[SQLModel], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-    """Add rows; each is a value for each of the columns."""
+    """Add rows; each is a value for each of the columns.
+
+    Args:
+        session: an open one.
+        kind: the table.
+        columns: their names.
+        rows: values in the order of `columns`.
+    """
     _run(session, _insert(_table(kind), columns, _postgres(session)), rows)
 
 
@@ -44,12 +51,26 @@ def upsert(
 
 
 def update(session: Session, kind: type[SQLModel], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-    """Write over columns of rows that are there; the last of `columns` is the primary key."""
+    """Write over columns of rows that are there; the last of `columns` is the primary key.
+
+    Args:
+        session: an open one.
+        kind: the table.
+        columns: their names, the primary key last.
+        rows: values in the order of `columns`.
+    """
     _run(session, _update(_table(kind), columns, _postgres(session)), rows)
 
 
 def delete(session: Session, kind: type[SQLModel], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-    """Delete the rows that have these values in some columns, which are the first of a key."""
+    """Delete the rows that have these values in some columns, which are the first of a key.
+
+    Args:
+        session: an open one.
+        kind: the table.
+        columns: their names, the first ones of a key.
+        rows: values in the order of `columns`.
+    """
     _run(session, _delete(_table(kind), columns, _postgres(session)), rows)
 
 
@@ -57,6 +78,12 @@ def listed(session: Session, kind: type[SQLModel], columns: tuple[str, ...], row
     """Values of some columns of a table as a table of its own, which is sent as one, to join others from.
 
     A row's values `IN` a list of rows would do the same, but SQLite reads the whole table for it.
+
+    Args:
+        session: an open one.
+        kind: the table whose types the values have.
+        columns: their names.
+        rows: values in the order of `columns`.
     """
     kinds = [_table(kind).c[name].type for name in columns]
     if _postgres(session):
@@ -74,7 +101,13 @@ def same(kind: type[SQLModel], values: FromClause) -> ColumnElement[bool]:
 
 
 def one_of(session: Session, column: Any, values: Collection[int]) -> ColumnElement[bool]:
-    """Match a column of whole numbers against many values, which are sent as one."""
+    """Match a column of whole numbers against many values, which are sent as one.
+
+    Args:
+        session: an open one.
+        column: of a table.
+        values: any number of them.
+    """
     if _postgres(session):
         same: ColumnElement[bool] = column == any_(bindparam(None, list(values), type_=ARRAY(BigInteger)))
         return same

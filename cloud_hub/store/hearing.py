@@ -59,7 +59,13 @@ def deaf_until(session: Session, now: float) -> float:
 
 
 def note(session: Session, now: float, digits: Iterable[str] = topics.DIGITS) -> None:
-    """Note that messages of these shards are taken."""
+    """Note that messages of these shards are taken.
+
+    Args:
+        session: an open one.
+        now: Unix seconds.
+        digits: the shards, by their hexadecimal digits.
+    """
     before = known(session, now)
     rows = [(_key(digit), msgspec.json.encode(before[digit]).decode()) for digit in sorted(digits)]
     bulk.upsert(session, Setting, ("key", "value"), rows)

@@ -110,6 +110,11 @@ def write_revision(number: str, message: str, scripts: Path = _SCRIPTS) -> Path:
     """Write the migration from the newest revision to the tables as they are now; returns its file.
 
     For developers: `python -c "from cloud_hub.store.migrate import write_revision as w; w('0002', 'Add …')"`.
+
+    Args:
+        number: of the revision, four digits.
+        message: what it does, the rest of its file's name.
+        scripts: the folder of migrations.
     """
     engine = make_engine("sqlite://")
     with engine.begin() as connection:

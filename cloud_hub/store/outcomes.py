@@ -10,7 +10,13 @@ from cloud_hub.store.tables import RolloutLabel, RolloutRow, RolloutSignals
 
 def forget(session: Session, before: float, most: int) -> int:
     """Delete the counts and draws of one rollout that ended before a moment (Unix seconds), or is gone: at most
-    `most` labels. Return 0 when there is no such rollout, else `most`: there may be more."""
+    `most` labels. Return 0 when there is no such rollout, else `most`: there may be more.
+
+    Args:
+        session: an open one; the caller commits.
+        before: Unix seconds.
+        most: labels to delete at once.
+    """
     alive = or_(col(RolloutRow.ended_at).is_(None), col(RolloutRow.ended_at) >= before)
     kept = exists().where(col(RolloutRow.id) == RolloutSignals.rollout, alive)
     ended = session.exec(select(RolloutSignals.rollout).where(~kept).limit(1)).first()

@@ -40,14 +40,27 @@ def servable(started_at: float, ended_at: float) -> int:
 
 
 def make_rows(session: Session, rollout: str, attempt: int, device_ids: Sequence[str]) -> None:
-    """Make the evidence of devices that have none: ingest and the engine may both do so at the same moment."""
+    """Make the evidence of devices that have none: ingest and the engine may both do so at the same moment.
+
+    Args:
+        session: an open one; the caller commits.
+        rollout: its id.
+        attempt: of the rollout.
+        device_ids: the devices.
+    """
     rows = [PairEvidence(rollout=rollout, attempt=attempt, device_id=name).model_dump() for name in device_ids]
     if rows:
         session.connection().execute(_insert(session)(PairEvidence).on_conflict_do_nothing(), rows)
 
 
 def forget(session: Session, rollout: str, *, sums: bool = False) -> None:
-    """Let the inputs of a rollout go that has ended; with `sums` what several devices said of them as well."""
+    """Let the inputs of a rollout go that has ended; with `sums` what several devices said of them as well.
+
+    Args:
+        session: an open one; the caller commits.
+        rollout: its id.
+        sums: let go of what several devices said of its inputs as well.
+    """
     lock_name(session, LOCK)
     session.execute(delete(PairInput).where(col(PairInput.rollout) == rollout))
     if sums:
@@ -55,7 +68,13 @@ def forget(session: Session, rollout: str, *, sums: bool = False) -> None:
 
 
 def shared_inputs(session: Session, rollout: str, attempt: int) -> SharedInputs:
-    """Return the counts of the inputs of an attempt that several devices have met."""
+    """Return the counts of the inputs of an attempt that several devices have met.
+
+    Args:
+        session: an open one.
+        rollout: its id.
+        attempt: of the rollout.
+    """
     names = SharedInputs.__struct_fields__
     columns = [col(getattr(PairShared, name)) for name in names]
     found = select(*columns).where(PairShared.rollout == rollout, PairShared.attempt == attempt)
@@ -149,7 +168,15 @@ class Evidence:
 def read_sums(
     session: Session, kind: type[SQLModel], key: Sequence[str], names: Sequence[str], places: Collection[Any]
 ) -> dict[Any, dict[str, int]]:
-    """Return the counts of a table's rows by their keys; of keys without a row they are 0."""
+    """Return the counts of a table's rows by their keys; of keys without a row they are 0.
+
+    Args:
+        session: an open one.
+        kind: the table.
+        key: the names of its key's columns.
+        names: of the counts.
+        places: the keys to read.
+    """
     found = {place: dict.fromkeys(names, 0) for place in places}
     if not found:
         return found

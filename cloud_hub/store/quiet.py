@@ -17,6 +17,11 @@ def heard(device: Device | Sender, now: float, hub: Hearing) -> None:
     """Note that the device was heard `now` (the hub's time, Unix seconds), before `last_seen_at` is moved on.
 
     What the hub could not hear is no habit of the device.
+
+    Args:
+        device: its row, or the part of it that ingest has.
+        now: Unix seconds by the hub's clock.
+        hub: the times at which the hub itself could hear.
     """
     age = now - device.quiet_since
     if not 0 <= age < PERIOD_S:  # also after a clock that ran ahead

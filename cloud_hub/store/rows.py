@@ -11,7 +11,14 @@ CHUNK = 500  # ids in one statement
 
 
 def rows_by_key(session: Session, wanted: Any, key: Any, ids: Sequence[str] | None) -> Iterator[Any]:
-    """Yield the rows of a statement, or of it those whose column `key` is one of some ids (in parts)."""
+    """Yield the rows of a statement, or of it those whose column `key` is one of some ids (in parts).
+
+    Args:
+        session: an open one.
+        wanted: the statement.
+        key: the column that the ids are of.
+        ids: those to read; None for all rows.
+    """
     if ids is None:
         yield from session.connection().execute(wanted).all()
         return

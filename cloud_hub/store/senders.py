@@ -130,7 +130,13 @@ def ends(session: Session, places: Collection[Place]) -> dict[Place, int]:
 
 
 def keep(session: Session, senders: Iterable[Sender], used: Collection[Place]) -> None:
-    """Write what has changed: of each device a row, and of each spool in `used` its cursor."""
+    """Write what has changed: of each device a row, and of each spool in `used` its cursor.
+
+    Args:
+        session: an open one; the caller commits.
+        senders: devices with their changes.
+        used: the spools whose cursors have moved.
+    """
     changed = sorted(senders, key=lambda sender: sender.id)
     bulk.update(session, Device, _WRITTEN, [_row(sender) for sender in changed])
     told = [

@@ -26,7 +26,13 @@ _COLUMNS = (*COLUMN_OF.values(), "claimed", *SUMS, "reason")
 
 def seen(session: Session, rollout: str, attempt: int) -> tuple[tuple[ShadowSeen, ...], SharedInputs]:
     """Return the counts of every device in the attempt, in the order of their names, and those of the inputs that
-    several have met."""
+    several have met.
+
+    Args:
+        session: an open one.
+        rollout: its id.
+        attempt: of the rollout.
+    """
     columns = [col(getattr(ShadowEvidence, name)) for name in ("device_id", *_COLUMNS)]
     rows = select(*columns).where(ShadowEvidence.rollout == rollout, ShadowEvidence.attempt == attempt)
     found = session.connection().execute(rows.order_by(col(ShadowEvidence.device_id)))

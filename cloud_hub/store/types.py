@@ -44,6 +44,13 @@ def some_rows(name: str, columns: tuple[str, ...], rule: str, *, postgres: str =
     """An index over the rows of a table that a rule (SQL) holds for: small where few do.
 
     A query uses it only where its own condition has the rule's very words, with values in place and not bound.
+
+    Args:
+        name: of the index.
+        columns: that it sorts by.
+        rule: SQL, as SQLite takes it.
+        postgres: the same for PostgreSQL, where it differs.
+        unique: no two rows of the rule are alike in `columns`.
     """
     return Index(name, *columns, unique=unique, sqlite_where=text(rule), postgresql_where=text(postgres or rule))
 

@@ -83,7 +83,13 @@ def _defaults(row: DriftScope) -> frozenset[int]:
 
 def count_lost(session: Session, rows: Iterable[WindowRow], now: float) -> Counter[Key]:
     """Record which of some windows, which go now, were not counted by a monitor of their release; return how many of
-    each."""
+    each.
+
+    Args:
+        session: an open one; the caller commits.
+        rows: the windows that go.
+        now: Unix seconds.
+    """
     where = places(session)
     found: Counter[Key] = Counter()
     for row in rows:

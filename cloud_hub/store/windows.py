@@ -42,7 +42,13 @@ def settled(engine: Engine) -> int:
 
 
 def newest_window(session: Session, model: str, upto: int = LARGEST) -> int:
-    """Return the number of the model's newest window, of those up to a number; 0 without any."""
+    """Return the number of the model's newest window, of those up to a number; 0 without any.
+
+    Args:
+        session: an open one.
+        model: its name.
+        upto: the highest number that counts.
+    """
     of_it = (WindowRow.model == model, col(WindowRow.id) <= upto)
     return session.exec(select(func.max(WindowRow.id)).where(*of_it)).one() or 0
 
@@ -51,7 +57,16 @@ def sums_before(
     session: Session, model: str, release: int, devices: Collection[str], moment: float, most: int
 ) -> list[WindowSum]:
     """Return the newest sums of a release's windows that ended before a moment (Unix seconds): windows themselves
-    are kept for a few days only. Of all devices where none is named."""
+    are kept for a few days only. Of all devices where none is named.
+
+    Args:
+        session: an open one.
+        model: its name.
+        release: its number.
+        devices: their ids; empty for all.
+        moment: Unix seconds.
+        most: the number of sums.
+    """
     query = select(WindowSum).where(WindowSum.model == model, WindowSum.release == release)
     query = query.where(col(WindowSum.ended_at) <= moment)
     if devices:

@@ -80,13 +80,7 @@ class Draft:
         return self.signed.get(role) or repository.read(self.bodies[role]).signed
 
     def set_target(self, role: str, path: str, data: bytes) -> None:
-        """List `data` at `path` in `role`, and store it.
-
-        Args:
-            role: that lists it.
-            path: of the target.
-            data: its content.
-        """
+        """List `data` at `path` in `role`, and store it."""
         targets: Targets = self.change(role)
         targets.targets[path] = repository.target_file(path, data)
         self.files[path] = data
@@ -182,13 +176,7 @@ class Transactions:
         return 0 if published is None else repository.version_or_zero(published)
 
     def put_numbered(self, role: str, version: int, body: bytes) -> bool:
-        """Create a numbered file; True when it holds `body` now, False when it holds something else.
-
-        Args:
-            role: of the metadata.
-            version: in the file's name.
-            body: the metadata.
-        """
+        """Create a numbered file; True when it holds `body` now, False when it holds something else."""
         key = METADATA + repository.metadata_name(role, version)
         return self.objects.put_new(key, body) or self.objects.get(key).data == body
 

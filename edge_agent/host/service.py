@@ -154,11 +154,6 @@ def install(service: ServiceUnit, *, start: bool, command: Command) -> list[str]
 
     Installing again changes what has changed, and restarts.
 
-    Args:
-        service: its name, user, folder and program.
-        start: start it where the device is enrolled.
-        command: runs a command of the system.
-
     Returns:
         What an operator still has to do, line by line.
 
@@ -193,11 +188,6 @@ def uninstall(service: ServiceUnit, *, purge: bool, command: Command) -> list[st
 
     Which folder that is, its unit says. User and group stay, as they do for Debian's packages: files of theirs may be
     anywhere.
-
-    Args:
-        service: its name.
-        purge: remove the folder, too.
-        command: runs a command of the system.
 
     Raises:
         NotFoundError: no such service. ConflictError: a unit that was not written here, or a folder that is no agent's.

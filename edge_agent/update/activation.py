@@ -64,6 +64,12 @@ class Activation:
 
         The release is read and hashed in a thread, and what is loaded is what was hashed.
 
+        Args:
+            model: its name.
+            held: the release to serve, verified.
+            previous: loaded beside it for paired audits while there is a `pairing`.
+            pairing: the rollout that compares the two; None for none.
+
         Raises:
             CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
         """

@@ -117,6 +117,11 @@ class Installer:
         """Run one update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later.
 
         The result stays on the disk for the one who asked, and for `edge-agent status`.
+
+        Args:
+            updater: runs the cycle.
+            folder: a bundle.
+            name: of the result on the disk; empty for one that nobody waits for.
         """
         outcome = replace(await self._install(updater, folder, name), folder=str(folder.absolute()))
         self._answer(outcome)

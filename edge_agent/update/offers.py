@@ -101,6 +101,11 @@ class OfferApplier:
     async def prepare(self, pool: WorkerPool, model: str, held: HeldRelease) -> None:
         """Fetch, verify and try a release that is not to serve, after everything that is; no model's state changes.
 
+        Args:
+            pool: runs the fetch and the self-test.
+            model: its name.
+            held: the release.
+
         Raises:
             TrialError: it has not passed its self-test. UpdateError: it failed for a reason that may pass.
         """

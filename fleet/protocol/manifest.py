@@ -307,12 +307,6 @@ def check_required(data: bytes, capabilities: frozenset[str], *, limit: int, sub
 
     It is asked before the document is decoded as a whole: what a later version says in it, such as a precision of
     its own, is then `unsupported:<name>` and not malformed.
-
-    Args:
-        data: the document, encoded.
-        capabilities: the names that are known here.
-        limit: the most bytes of the document.
-        subject: the document's name, for the message.
     """
     check_requires(decode_json(data, _Requirements, limit=limit, subject=subject).requires, capabilities)
 

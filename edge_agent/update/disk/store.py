@@ -89,6 +89,11 @@ class Store:
     def open(self, model: str, held: HeldRelease, former: HeldRelease | None = None) -> InstalledRelease:
         """Open a release, with every blob that serving needs hashed once more; `former` is the one that it replaces.
 
+        Args:
+            model: its name.
+            held: the release to open.
+            former: the one that it replaces.
+
         Raises:
             CorruptBlobError: something is missing or has changed on the disk.
             UnreadableError: something cannot be read now.
@@ -198,6 +203,14 @@ class Store:
         """Raise DiskFullError unless `count` more bytes fit beside the reserve and `beside`, which others will write.
 
         `missing` is what the error speaks of where `count` is only the next piece of it.
+
+        Args:
+            count: bytes to be written.
+            beside: bytes that others will write meanwhile.
+            missing: bytes of the whole, for the message, where `count` is only its next piece.
+
+        Raises:
+            DiskFullError: they do not fit beside the reserve.
         """
         free = self._free(self.blobs)
         if free >= count + beside + self._reserve:

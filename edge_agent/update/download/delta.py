@@ -44,6 +44,15 @@ def fetch_delta(
     `beside` are bytes of disk that others will take meanwhile. `apply_s`, in seconds of the transfer's clock, bounds
     the applying: it cannot be resumed, so what does not end within a look would begin anew in each.
 
+    Args:
+        hub: serves the patch.
+        store: holds the old blob and takes the new one.
+        blob: the one to make.
+        held: the hash of the old blob.
+        transfer: its pace, progress and clock.
+        beside: bytes of disk that others will take meanwhile.
+        apply_s: seconds of the transfer's clock that applying may take.
+
     Raises:
         DeltaError: there is no patch, it saves nothing, or it does not make the blob, and nothing is left of it; or
             nothing came.
@@ -156,6 +165,14 @@ def apply(
 ) -> None:
     """Make `blob`'s download from a held blob and a patch file; what was downloaded of it before gives way.
 
+    Args:
+        store: holds the old blob and takes the new one.
+        blob: the one to make.
+        held: the hash of the old blob.
+        patch: the file that came.
+        until: a moment of the clock `now`.
+        now: seconds that only grow.
+
     Raises:
         DeltaError: it is for other files, does not make the blob, or not `until` then, in seconds on the clock `now`.
         ProtocolError, ZstdError: it is damaged.
@@ -188,6 +205,11 @@ def apply(
 
 def made_of(old: bytes, patch: bytes, blob: Blob) -> bytes:
     """The bytes of a small `blob` in memory; whether they are, the caller's hash must tell.
+
+    Args:
+        old: the held bytes.
+        patch: as it came.
+        blob: the one to make.
 
     Raises:
         DeltaError: the patch makes another file. ProtocolError, ZstdError, EOFError: it is damaged.

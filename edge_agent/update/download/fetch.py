@@ -31,6 +31,15 @@ def fetch_blob(
     `tagged`: the server's entity tag is the blob's hash, as a hub's is, so that `If-Range` asks for the rest of this
     very file. Web servers and CDNs have tags of their own, and would send the whole file again (RFC 9110, 13.1.5).
 
+    Args:
+        hub: serves it.
+        store: holds what came before.
+        blob: the one to fetch, with its size and hash.
+        pace: bounds the bytes per second.
+        progress: is told of every piece.
+        gap_timeout_s: seconds of silence after which the connection is given up.
+        tagged: the server's entity tag is the blob's hash.
+
     Raises:
         FetchError: the server answers something else, too slowly, or more than was signed.
         UnreachableError: the connection broke off or the server is busy; what arrived is kept and resumed.

@@ -54,6 +54,12 @@ class Shares:
     def of(self, model: str, kind: StepName, held: HeldRelease, max_bytes_per_s: int) -> Iterator[Share]:
         """The share of one step, from now to its end; `max_bytes_per_s` is the whole device's, 0 no limit.
 
+        Args:
+            model: its name.
+            kind: of the step.
+            held: the release that the step is about.
+            max_bytes_per_s: the whole device's; 0 for no limit.
+
         Raises:
             DiskFullError: a fetch does not fit beside those under way.
         """

@@ -24,7 +24,13 @@ _ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tu
 
 
 def expired(error: str, now: float, remedy: str = "") -> str:
-    """Advise an operator about a role that has expired, by what python-tuf says of it; `remedy` takes its place."""
+    """Advise an operator about a role that has expired, by what python-tuf says of it; `remedy` takes its place.
+
+    Args:
+        error: python-tuf's words.
+        now: Unix seconds by this device's clock.
+        remedy: told in place of the advice by role.
+    """
     named = _ROLE.search(error)
     remedy = remedy or f"run on the hub: {_ON_THE_HUB.get(named[1] if named else '', _SERVE)}"
     return f"{error}; this device's clock says {date(now)} UTC: if that is right, {remedy}"
@@ -36,7 +42,13 @@ def clock_behind(now: float, floor: float) -> str:
 
 
 def answered(status: int, said: str, subject: str) -> AgentError:
-    """Return the error for an HTTP answer that is not the file which was asked for."""
+    """Return the error for an HTTP answer that is not the file which was asked for.
+
+    Args:
+        status: of HTTP.
+        said: the message of the error.
+        subject: the file that was asked for.
+    """
     if status in _BUSY or status >= 500:
         hint = "the hub, or a proxy before it, is busy or down; the device asks again by itself"
         return UnreachableError(said, subject=subject, hint=hint)
@@ -53,6 +65,11 @@ def floor_ahead(now: float, floor: float, path: Path) -> str:
 
     Either may be wrong: the metadata is an old copy and the clock was set back to it; or the moment comes from a clock
     that ran ahead while a stolen key, or a hub whose own clock did, signed. Only a person can tell.
+
+    Args:
+        now: Unix seconds by this device's clock.
+        floor: Unix seconds, the latest moment that has passed for certain.
+        path: of the file that keeps the floor.
     """
     return (
         f"the clock says {date(now)}, and the hub's metadata was signed about then; but {path} says that {date(floor)}"

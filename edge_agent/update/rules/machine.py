@@ -144,7 +144,14 @@ def activated(state: ModelState, baseline: ReleaseHealth = NO_HEALTH) -> ModelSt
 
 
 def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """Break off a fetch, a check or a trial that was cut short by something that may pass; it is tried again later."""
+    """Break off a fetch, a check or a trial that was cut short by something that may pass; it is tried again later.
+
+    Args:
+        state: of the model.
+        reason: a word of the reference.
+        detail: for people.
+        hint: a remedy; empty for none.
+    """
     return replace(moved(state, "idle"), target=None, reason=reason, detail=detail, hint=hint, about=None)
 
 
@@ -160,7 +167,14 @@ def killed(state: ModelState, detail: str) -> tuple[ModelState, bool]:
 
 
 def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """Roll a bad target back: the release before serves (again), and the target is not tried again."""
+    """Roll a bad target back: the release before serves (again), and the target is not tried again.
+
+    Args:
+        state: of the model.
+        reason: a word of the reference.
+        detail: for people.
+        hint: a remedy; empty for none.
+    """
     target = state.target
     assert target is not None
     if state.state in ("probation", "committed"):  # committed: untried, and then it failed
@@ -183,6 +197,12 @@ def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> Mo
     serves.
 
     It is tried again when it is offered again, and MAX_TRIES bounds how often.
+
+    Args:
+        state: of the model.
+        reason: a word of the reference.
+        detail: for people.
+        hint: a remedy; empty for none.
     """
     return replace(
         moved(state, "rolled_back"),
@@ -203,7 +223,15 @@ def noted(
     state: ModelState, reason: str, detail: str, hint: str = "", *, about: RolloutRef | None = None
 ) -> ModelState:
     """Note that a target was refused before anything began; the state stays. `about`: the rollout whose release it
-    was."""
+    was.
+
+    Args:
+        state: of the model.
+        reason: a word of the reference.
+        detail: for people.
+        hint: a remedy; empty for none.
+        about: the rollout whose release was refused.
+    """
     return replace(state, reason=reason, detail=detail, hint=hint, about=about)
 
 
@@ -247,7 +275,14 @@ def resumed(state: ModelState, *, to_serve: bool = True) -> ModelState:
 
 
 def reported(model: str, state: ModelState, channel_version: int, *, progress: float = 0.0) -> ModelReport:
-    """Make the hub's report of where a model stands."""
+    """Make the hub's report of where a model stands.
+
+    Args:
+        model: its name.
+        state: of the model.
+        channel_version: of the channel's document that the state follows.
+        progress: of a fetch, from 0 to 1.
+    """
     rollout = state.target.rollout if state.target else state.about or state.pairing
     return ModelReport(
         model=model,

@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 def show(hub: HubCalls, tuf: Path, spool: Path | None = None) -> bool:
     """Send the signed files in `tuf`, and the last command of `spool`, to the hub.
 
+    Args:
+        hub: takes them.
+        tuf: the folder of the metadata that this device has accepted.
+        spool: holds the last command; None for none.
+
     Returns:
         True if the hub has read it, so that a second look is worth it: it has risen now, or had risen before by another
             device's.

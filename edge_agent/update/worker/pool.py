@@ -50,7 +50,13 @@ class WorkerPool:
 
 
 async def messages_until(child: LookChild, step: StepRequest, stop: asyncio.Event) -> AsyncIterator[Message]:
-    """Yield the messages of `child` about `step`, until `stop` is set."""
+    """Yield the messages of `child` about `step`, until `stop` is set.
+
+    Args:
+        child: does the step.
+        step: the request that it answers.
+        stop: ends the waiting; the child goes on.
+    """
     stopping = asyncio.ensure_future(stop.wait())
     iterator = aiter(child.step(step))
     try:

@@ -47,6 +47,11 @@ def me(hub: HubCalls, asked: LookRequest) -> DeviceMe:
 def looked(trusted: Trusted, mine: DeviceMe, asked: LookRequest) -> Looked:
     """Read the channel and the hub's command key.
 
+    Args:
+        trusted: the verified metadata.
+        mine: what the hub tells this device.
+        asked: the look's request.
+
     Raises:
         TrustError, FetchError: the channel cannot be read.
         RefusedError: it is not valid (`bad-channel`).
@@ -108,7 +113,13 @@ def concluded(seen: Looked, trusted: Trusted) -> Looked:
 
 
 def identified(seen: Looked, identity: Path, trouble: IdentityTrouble) -> Looked:
-    """Add to `seen` the end of this device's certificate, and any trouble with the identity."""
+    """Add to `seen` the end of this device's certificate, and any trouble with the identity.
+
+    Args:
+        seen: the look's result so far.
+        identity: the folder of key and certificate.
+        trouble: with the identity, as it was met.
+    """
     from edge_agent.identity.certificates import expires_at
 
     if trouble.word and seen.problem in ("", "no-channel"):
@@ -119,7 +130,16 @@ def identified(seen: Looked, identity: Path, trouble: IdentityTrouble) -> Looked
 def offers(
     trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Offer | Refusal]:
-    """Offer each model's release for this device, or refuse it with a reason; `hub` may have patches of manifests."""
+    """Offer each model's release for this device, or refuse it with a reason; `hub` may have patches of manifests.
+
+    Args:
+        trusted: the verified metadata.
+        channel: its document.
+        mine: what the hub tells this device.
+        asked: the look's request.
+        store: holds manifests and blobs.
+        hub: may have patches of manifests; None to fetch them whole.
+    """
     for model in channel.models:
         target = resolve.resolve(
             channel,
@@ -144,7 +164,16 @@ def offers(
 def beside(
     trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Beside]:
-    """Yield the releases that shadow stages want of this device; each passes the checks of one that is to serve."""
+    """Yield the releases that shadow stages want of this device; each passes the checks of one that is to serve.
+
+    Args:
+        trusted: the verified metadata.
+        channel: its document.
+        mine: what the hub tells this device.
+        asked: the look's request.
+        store: holds manifests and blobs.
+        hub: may have patches of manifests; None to fetch them whole.
+    """
     for model in channel.models:
         rollout = resolve.shadows(
             channel,
