@@ -13,7 +13,7 @@ import pytest
 from cloud_hub.api import bodies
 from cloud_hub.app import create_app
 from cloud_hub.opening.server import HubServer, make_server
-from fleet.serving import LIMIT_S, sweep
+from fleet.serving import LIMIT_S, sweep_connections
 from tests.fleet.serving.listener import Client, until
 from tests.support.hub import HubFixture
 
@@ -59,7 +59,7 @@ def later(server: HubServer, seconds: float) -> None:
     """A sweep now, and one when so much time has passed."""
     now = asyncio.get_running_loop().time()
     for moment in (now, now + seconds):
-        sweep(server.shared, server.swept(), moment)
+        sweep_connections(server.shared, server.swept(), moment)
 
 
 def half(what: str, *lines: str) -> bytes:
