@@ -15,6 +15,7 @@ from sqlmodel import Session
 from cloud_hub.config import HubConfig
 from cloud_hub.journal import Journal
 from cloud_hub.ports import Authority, Board, Clock, CommandKey, DeviceTokens, Objects, Publisher
+from cloud_hub.store.engine import is_shared
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol.messages import MqttEndpoint
 
@@ -48,6 +49,15 @@ class Hub:
     def reading(self) -> Iterator[Session]:
         """A reading transaction, which waits for no writer."""
         engine = self.engine.execution_options(edgeloop_read=True)
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A reading transaction of which all statements see one moment, that of the first: no transaction that ends
+        meanwhile is half in what they read. On SQLite each one is so."""
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if is_shared(self.engine) else {}
+        engine = self.engine.execution_options(edgeloop_read=True, **options)
         with Session(engine, expire_on_commit=False) as session:
             yield session
 

@@ -199,8 +199,9 @@ class Books:
         if status != "published":
             return kind(withdrawn=f"release {plan.release} is {status}"), {}
         if progress.shadowing:
-            return self._shadow(session, plan.id, progress.attempt, deaf_until, now), {}
-        facts = self._book(session, plan, progress, channel).facts(session, progress, deaf_until, now)
+            return self._shadow(plan.id, progress.attempt, deaf_until, now), {}
+        with self._hub.snapshot() as seen:  # an input that several meet is in their rows and in the sum of the shared
+            facts = self._book(seen, plan, progress, channel).facts(seen, progress, deaf_until, now)
         evidence = plan.policy.get("evidence", PAIRED)
         if evidence in MATCHED:
             facts.matched = self._match(session, plan, progress, facts, now)
@@ -222,13 +223,12 @@ class Books:
         self._matched[place] = now, known
         return known
 
-    def _shadow(
-        self, session: Session, rollout: str, attempt: int, deaf_until: float, now: float
-    ) -> ShadowFacts | None:
+    def _shadow(self, rollout: str, attempt: int, deaf_until: float, now: float) -> ShadowFacts | None:
         """Read the counts of all devices in a shadow stage; of a large fleet not at every step, since it reads all."""
         if now < self._shadows.get((rollout, attempt), now) < now + LONGEST_S:  # later: the clock was set back
             return None
-        seen, shared = shadowing.seen(session, rollout, attempt)
+        with self._hub.snapshot() as session:
+            seen, shared = shadowing.seen(session, rollout, attempt)
         self._shadows[rollout, attempt] = now + len(seen) / SHADOWS_PER_S
         return ShadowFacts(seen=seen, shared=shared, deaf_until=deaf_until)
 

@@ -26,7 +26,7 @@ REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupporte
 SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused", "claimed")
 REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 REPORT = ("state", "active", "target", "rollout", "attempt", "reason", "untried", "at")
-SAID = (*SHOWN, "repeats", "unnamed", "own_old", "own_new", "outvoted", "disputed", "silent_at", "reason")
+SAID = (*SHOWN, "repeats", "unnamed", "own_old", "own_new", "checked", "outvoted", "disputed", "silent_at", "reason")
 
 
 class Scoped(Struct, frozen=True):
@@ -73,6 +73,7 @@ class DeviceEvidence(Struct, frozen=True):
     unnamed: int = 0
     own_old: int = 0
     own_new: int = 0
+    checked: int = 0
     outvoted: int = 0
     disputed: int = 0
     silent_at: float | None = None
@@ -251,6 +252,7 @@ def _member(
             claimed=said.claimed,
             own_old=said.own_old,
             own_new=said.own_new,
+            checked=said.checked,
             outvoted=said.outvoted,
             disputed=said.disputed,
         ),

@@ -5,6 +5,7 @@ Devices that name the same input settle together what came of it; see `fleet.rol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from fleet.rollouts.claims import OUTCOMES, SHARED, Claims, SharedInputs
 
 COUNTS = (
     *(*OUTCOMES, "repeats", "unnamed", "answered", "local_failed", "newly_refused"),
-    *("claimed", "own_old", "own_new", "outvoted", "disputed"),
+    *("claimed", "own_old", "own_new", "checked", "outvoted", "disputed"),
 )
 LOCK = "pairs"
 MOST_PER_S = 10_000  # requests of one device and model that are believed
@@ -131,6 +132,7 @@ class Evidence:
         inputs: dict[Attempt, set[int]] = {}
         for one in pairs:
             inputs.setdefault((one.rollout, one.attempt), set()).update(_outcomes(one))
+        self._taken = Counter[Place]()  # claims of this batch
         self._claims = AttemptClaims(session, inputs)
 
     def count(self, device_id: str, pairs: PairCounts, audited: int) -> None:
@@ -147,9 +149,10 @@ class Evidence:
         if not pairs.keys or told > audited:
             self.add(place, {"unnamed": told})
             return
-        room = MOST_INPUTS - self._counts[place]["claimed"]
+        room = MOST_INPUTS - self._counts[place]["claimed"] - self._taken[place]
         new, taken = self._claims.add(place[:2], device_id, _outcomes(pairs), room)
-        self.add(place, {"claimed": taken, "repeats": pairs.repeats + told - new})
+        self._taken[place] += taken
+        self.add(place, {"repeats": pairs.repeats + told - new})
 
     def add(self, place: Place, counts: Mapping[str, int]) -> None:
         """Add to a device's evidence; no sum is beyond what a column holds."""

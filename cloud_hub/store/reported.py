@@ -116,7 +116,8 @@ class PairEvidence(SQLModel, table=True):
 
     Paired counts (`telemetry.PairCounts`) are of inputs that are its own, beside how often inputs came again and how
     many pairs told no input. Its word is kept of `claimed` inputs; `own_old` and `own_new` of these are right by one
-    release only, as it says, and others say otherwise (`outvoted`) or dispute it (`fleet.rollouts.claims`). Of its
+    release only, as it says, others have met the `checked` ones, too, and say otherwise (`outvoted`) or dispute it
+    (`fleet.rollouts.claims`). Of its
     requests it has how many the release itself answered, failed on, and refused though the release before would have
     taken them. `silent_at` is when it first was silent beyond its habit, `reason` why it rolled the release back: both
     stay, whatever it reports later. A device of the control has a row when it was silent.
@@ -137,6 +138,7 @@ class PairEvidence(SQLModel, table=True):
     claimed: int = 0
     own_old: int = 0
     own_new: int = 0
+    checked: int = 0
     outvoted: int = 0
     disputed: int = 0
     silent_at: float | None = None
@@ -145,8 +147,8 @@ class PairEvidence(SQLModel, table=True):
 
 class ShadowEvidence(SQLModel, table=True):
     """One device's evidence in a rollout's shadow stage, summed over the attempt (`messages.ShadowCounts`); `agree`
-    and `differ` count inputs that are its own, `own_differ` those that differ by its own word; `claimed`, `outvoted`
-    and `disputed` are as in `PairEvidence`. `reason` is the first one why it compares nothing, and stays."""
+    and `differ` count inputs that are its own, `own_differ` those that differ by its own word; `claimed`, `checked`,
+    `outvoted` and `disputed` are as in `PairEvidence`. `reason` is the first one why it compares nothing, and stays."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -162,6 +164,7 @@ class ShadowEvidence(SQLModel, table=True):
     new_us: int = 0
     claimed: int = 0
     own_differ: int = 0
+    checked: int = 0
     outvoted: int = 0
     disputed: int = 0
     reason: str = ""

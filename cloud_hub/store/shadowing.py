@@ -5,6 +5,7 @@ Devices that name the same input settle together what came of it, as they do of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from sqlmodel import Session, col, select
@@ -18,10 +19,11 @@ from fleet.protocol.pairing import KEY_BYTES
 from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.shadow import AGREE, DIFFER, ShadowSeen
 
-COLUMN_OF = {AGREE: "agree", DIFFER: "differ", "own_old": "own_differ", "outvoted": "outvoted", "disputed": "disputed"}
+SAME_NAME = ("claimed", "checked", "outvoted", "disputed")
+COLUMN_OF = {AGREE: "agree", DIFFER: "differ", "own_old": "own_differ", **{name: name for name in SAME_NAME}}
 SUMS = ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
 _PLACE = ("rollout", "attempt", "device_id")
-_COLUMNS = (*COLUMN_OF.values(), "claimed", *SUMS, "reason")
+_COLUMNS = (*COLUMN_OF.values(), *SUMS, "reason")
 
 
 def seen(session: Session, rollout: str, attempt: int) -> tuple[tuple[ShadowSeen, ...], SharedInputs]:
@@ -50,13 +52,13 @@ def add(session: Session, said: Sequence[tuple[str, ShadowCounts, int]]) -> None
     inputs: dict[tuple[str, int], set[int]] = {}
     for _, counts, _ in said:
         inputs.setdefault((counts.rollout, counts.attempt), set()).update(_outcomes(counts))
-    claims = AttemptClaims(session, inputs)
+    claims, claimed = AttemptClaims(session, inputs), Counter[Place]()
     for device, counts, most in said:
         attempt = counts.rollout, counts.attempt
         row = known[*attempt, device]
-        room = min(most, MOST_INPUTS - row.claimed)
+        room = min(most, MOST_INPUTS - row.claimed - claimed[*attempt, device])
         new, taken = claims.add(attempt, device, _outcomes(counts), room)
-        row.claimed += taken
+        claimed[*attempt, device] += taken
         _sum(row, counts, new, most)
     changes = claims.keep(session)
     known |= _known(session, changes.keys() - known.keys())

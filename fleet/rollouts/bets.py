@@ -16,7 +16,6 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[Any]
 STAKES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])  # fractions of the largest fair stake
 RESERVE = 0.2  # of each device's stake that is never bet
-CAP = 0.8  # of the threshold's logarithm that a single device can bring beside others
 LARGEST = 1e12  # what an e-value is reported as at most
 
 
@@ -71,41 +70,57 @@ def excess_gains(differ: Counts, same: Counts, margin: float, *, reserve: float 
 
 
 class Bets(NamedTuple):
-    """The bets of devices, as in `harm_gains` and `health_gains`, and the largest logarithm that one of them brings,
-    however many there are (None: as `weigh` has it)."""
+    """The bets of devices, as in `harm_gains` and `health_gains`, and the largest logarithm that one of them brings."""
 
     harm: Callable[[Counts, Counts], Floats]
     health: Callable[[Counts, Counts, Counts, float], Floats]
-    cap: float | None = None
+    cap: float = math.inf
 
 
 AUDITED = Bets(harm_gains, health_gains)
 
 
-def pooled(gains: Floats, *, cap: float | Floats = math.inf) -> Floats:
+def pooled(gains: Floats, *, cap: float = math.inf, without: int = 0) -> Floats:
     """The log e-value of all devices together: the product over devices, the mean over stakes.
+
+    Of each stake the `without` devices that gain most by it are left out. The e-value that any others have without as
+    many of them is no smaller, whoever these are.
 
     Args:
         gains: (…, devices, stakes) of `harm_gains` or `health_gains`.
-        cap: largest logarithm that one device brings; (devices, 1) of each.
+        cap: largest logarithm that one device brings.
+        without: devices that may not decide.
 
     Returns:
         (…,) logarithms.
     """
-    total: Floats = np.logaddexp.reduce(np.minimum(gains, cap).sum(axis=-2), axis=-1) - math.log(len(STAKES))
-    return total
+    return _mixed(_remaining(gains, cap, without))
 
 
-def beside(of_devices: Floats, of_disputed: Floats, cap: float) -> Floats:
-    """The log e-value of devices, of which each brings `cap` at most, and of disputed inputs, which only take from it.
+def beside(of_devices: Floats, of_disputed: Floats, *, cap: float = math.inf, without: int = 0) -> Floats:
+    """The log e-value of devices, as `pooled` has it, and of disputed inputs, which only take from it.
 
     Args:
         of_devices: (devices, stakes) gains.
         of_disputed: (1, stakes) gains without a reserve: a loss that somebody disputes is no smaller for it.
+        cap, without: as in `pooled`.
     """
-    caps = np.full((len(of_devices) + 1, 1), cap)
-    caps[-1] = 0.0
-    return pooled(np.concatenate([of_devices, of_disputed]), cap=caps)
+    return _mixed(_remaining(of_devices, cap, without) + np.minimum(of_disputed, 0.0).sum(axis=-2))
+
+
+def _remaining(gains: Floats, cap: float, without: int) -> Floats:
+    """The sums over devices, (…, stakes), less the largest gains of each stake."""
+    capped: Floats = np.minimum(gains, cap)
+    kept = max(0, capped.shape[-2] - without)
+    if 0 < kept < capped.shape[-2]:
+        capped = np.partition(capped, kept, axis=-2)
+    found: Floats = capped[..., :kept, :].sum(axis=-2) + np.minimum(capped[..., kept:, :], 0.0).sum(axis=-2)
+    return found
+
+
+def _mixed(log_e: Floats) -> Floats:
+    mean: Floats = np.logaddexp.reduce(log_e, axis=-1) - math.log(len(STAKES))
+    return mean
 
 
 def _per_stake(counts: Counts, gain: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """Settles what an input counts for where several devices say what came of it. Pure.
 
 The same input, answered by the same two releases and the same auditor, has the same outcome on every device, but for
-what runtimes differ in. So devices that meet the same input check one another. Of each outcome the first few devices
-that claim it are kept, which bounds what an input takes and leaves nobody a way to keep others out:
+what runtimes differ in. So devices that meet the same input check one another. Of each outcome a few devices that claim
+it are kept, drawn by lot, which bounds what an input takes and leaves nobody a way to keep others out:
 
 - One device alone says it: the outcome is that device's, and bounded as everything that one device brings.
 - Two or more say the same: it is settled, and belongs to one of them, drawn by lot. Who says otherwise alone is
@@ -18,22 +18,26 @@ as well (`evidence`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from fleet.rollouts.bets import Counts, excess_gains, pooled
+
 OUTCOMES = ("both", "only_old", "only_new", "neither")
 MAYBE = {"only_old": "maybe_old", "only_new": "maybe_new"}
 SETTLED = 2  # devices that say the same
-KEPT = 8  # devices of each outcome: one that lies takes the place of one in eight
+KEPT = 8  # devices of each outcome
 OWN = {"only_old": "own_old", "only_new": "own_new"}
 SHARED = ""  # stands where a device's name would, for what several have met
-LEAST_OUTVOTED = 5  # inputs: fewer may be what runtimes differ in
+LEAST_OUTVOTED = 5  # inputs: of fewer nothing is said
+RUNTIMES_DIFFER = 0.02  # of the inputs that two runtimes of one release answer, at most
+ERROR = 0.01  # that an honest device is contradicted, over all of them
 MOST_NAMED = 10  # devices
 
 
@@ -55,9 +59,25 @@ class SharedInputs(Struct, frozen=True, kw_only=True):
         return self.settled + self.disputed
 
 
-def is_kept(claims: Mapping[str, str], device: str, outcome: str) -> bool:
-    """Tell whether a claim is kept beside those of an input (outcomes by device): the first of a device counts."""
-    return device not in claims and sum(claimed == outcome for claimed in claims.values()) < KEPT
+def with_claim(key: int, claims: Mapping[str, str], device: str, outcome: str) -> Mapping[str, str]:
+    """Return the claims of an input with one more: the same where the device has said something of it already, or
+    where `KEPT` others that say the same were drawn before it. A lot does not depend on who came first, so that those
+    who lie together cannot take all places of an outcome that speaks against them.
+
+    Args:
+        key: the input.
+        claims: outcomes by device.
+        device, outcome: the new one.
+    """
+    if device in claims:
+        return claims
+    alike = [name for name, claimed in claims.items() if claimed == outcome]
+    if len(alike) < KEPT:
+        return {**claims, device: outcome}
+    last = max(alike, key=lambda name: _lot(key, name))
+    if _lot(key, last) < _lot(key, device):
+        return claims
+    return {name: claimed for name, claimed in claims.items() if name != last} | {device: outcome}
 
 
 def effects(key: int, claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
@@ -67,9 +87,11 @@ def effects(key: int, claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
         key: the input.
         claims: outcomes by device.
     """
-    found = Counter((device, OWN[outcome]) for device, outcome in claims.items() if outcome in OWN)
+    found = Counter((device, "claimed") for device in claims)
+    found.update((device, OWN[outcome]) for device, outcome in claims.items() if outcome in OWN)
     if len(claims) < SETTLED:
         return found + Counter(claims.items())
+    found.update((device, "checked") for device in claims)
     told = Counter(claims.values())
     credible = {outcome for outcome, devices in told.items() if devices >= SETTLED} or set(told)
     found.update((device, "outvoted") for device, outcome in claims.items() if outcome not in credible)
@@ -85,7 +107,11 @@ def effects(key: int, claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
 
 def _drawn(key: int, devices: Iterable[str]) -> str:
     """Return one of the devices, by lot: neither the order in which they came decides nor what they said."""
-    return min(devices, key=lambda device: blake2b(f"{key}:{device}".encode(), digest_size=8).digest())
+    return min(devices, key=lambda device: _lot(key, device))
+
+
+def _lot(key: int, device: str) -> bytes:
+    return blake2b(f"{key}:{device}".encode(), digest_size=8).digest()
 
 
 class Claims:
@@ -112,10 +138,11 @@ class Claims:
                 break
             before = self._known.get(key)
             new += before is None
-            # An input without claims was counted before they were kept.
-            if before == {} or not is_kept(before or {}, device, outcomes[key]):
+            if before == {}:  # it was counted before claims were kept
                 continue
-            after = {**(before or {}), device: outcomes[key]}
+            after = with_claim(key, before or {}, device, outcomes[key])
+            if after == (before or {}):
+                continue
             self._effects.update(effects(key, after))
             self._effects.subtract(effects(key, before or {}))
             self._known[key] = after
@@ -136,8 +163,29 @@ class Claims:
         return found
 
 
-def most(names: list[str], counts: npt.NDArray[Any], least: int) -> tuple[str, ...]:
-    """Return the devices that have at least so many, those with the most first; at most `MOST_NAMED`."""
-    at = np.flatnonzero(counts >= least)
+def contradicted(outvoted: Counts, checked: Counts) -> npt.NDArray[np.bool_]:
+    """Tell which devices others contradict more often than runtimes differ.
+
+    The null hypothesis is that others say otherwise of at most `RUNTIMES_DIFFER` of the inputs that a device claims
+    and another one has met. All devices together have `ERROR`, however often one looks at them while counts only
+    grow: the bets are those of `bets.excess_gains`. What a device alone has met does not count, so that nobody hides
+    behind inputs that it makes up.
+
+    Args:
+        outvoted: inputs of which others say otherwise, (devices,).
+        checked: inputs that others have met as well, (devices,); none are known of what was counted before they were.
+    """
+    found = outvoted >= LEAST_OUTVOTED
+    if found.any():
+        wrong = outvoted[found]
+        right = np.maximum(checked[found] - wrong, 0)
+        log_e = pooled(excess_gains(wrong, right, RUNTIMES_DIFFER, reserve=0.0)[:, None, :])
+        found[found] = log_e >= math.log(max(1, int((checked > 0).sum())) / ERROR)
+    return found
+
+
+def most(names: list[str], counts: Counts, which: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    """Return some of the devices, those with the most first; at most `MOST_NAMED`."""
+    at = np.flatnonzero(which)
     ranked = sorted(at.tolist(), key=lambda place: (-int(counts[place]), names[place]))
     return tuple(names[place] for place in ranked[:MOST_NAMED])

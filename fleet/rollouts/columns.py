@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Side = Literal["free", "control", "neither"]
 SIDES: tuple[Side, ...] = ("free", "control", "neither")
 AWAY, RESTING, FAILED, SILENT, WHOLE = range(5)
-PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed", "outvoted", "disputed")
+PAIRS = ("both", "only_old", "only_new", "neither", "repeats", "unnamed", "checked", "outvoted", "disputed")
 OWN = ("own_old", "own_new", "own_same")  # a device's own word of all that it claims
 ROW = np.dtype(
     [("side", "i1"), ("place", "i4"), ("hardware", "i4"), ("met", "?"), ("unmarked", "?")]

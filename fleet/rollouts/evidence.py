@@ -14,10 +14,10 @@ being equal (the frames of a video) still count each.
 - excess, of a shadow stage: "at most `margin` of all answers differ".
 - installs: "a device of the cohort fails no sooner than one of the concurrent control".
 
-Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
-erase what the others show; and each device's gain is capped below the threshold, so that one odd device does not
-decide, nor one that forges its counts: for harm in every cohort of several devices, for health where several meet
-inputs. Both keep the bound: a reserve is a bet of stake zero, and a cap only lowers the wealth.
+Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot erase what the others
+show: a bet of stake zero. And a verdict is judged without the devices that gain most by it (`colluding`): so many
+decide nothing together, whatever they claim, and whatever luck the others have. Where only these lie, the e-value is
+at most that of the honest ones.
 
 Inputs that several devices have met count once, with one of those who say the same, drawn by lot (`claims`); what is
 disputed is a bet of its own that only lowers the wealth. Whoever meets inputs of others can choose them by their
@@ -34,13 +34,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
 
 from fleet.rollouts.bets import (
     AUDITED,
-    CAP,
     STAKES,
     Bets,
     Counts,
@@ -51,7 +51,7 @@ from fleet.rollouts.bets import (
     health_gains,
     pooled,
 )
-from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs
+from fleet.rollouts.claims import SharedInputs
 from fleet.rollouts.pairs import Counted, Pairs, Tally, counted
 
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
@@ -64,7 +64,7 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     Of the pairs, `shared` are of inputs that several devices have met, and on `disputed` ones among these devices
     contradict one another, `disputing` for example; `contradicted` names devices that are outvoted.
     `seen_on` is how many devices brought any of these, repeats included; `harm_e` and `health_e` are e-values (at most
-    10¹²);
+    10¹²) that hold without any `colluding` devices;
     `loss_at_most` is the smallest net loss that the pairs exclude with the confidence of the health test, however often
     one looks (None: none of up to one half); `odd` names devices whose own pairs alone show harm, after a correction
     for their number."""
@@ -76,6 +76,7 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     neither: int = 0
     devices: int = 0
     seen_on: int = 0
+    colluding: int = 0
     repeats: int = 0
     unnamed: int = 0
     harm_e: float = 1.0
@@ -113,16 +114,16 @@ class InstallEvidence(Struct, frozen=True, kw_only=True):
     harm_e: float = 1.0
 
 
-def harm_log_e(only_old: Counts, only_new: Counts, *, cap: float = math.inf) -> Floats:
+def harm_log_e(only_old: Counts, only_new: Counts, *, without: int = 0) -> Floats:
     """Compute the log e-value against "the new release wins at least half of the discordant pairs"; see
     `harm_gains`, `pooled`."""
-    return pooled(harm_gains(only_old, only_new), cap=cap)
+    return pooled(harm_gains(only_old, only_new), without=without)
 
 
-def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, cap: float = math.inf) -> Floats:
+def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, without: int = 0) -> Floats:
     """Compute the log e-value against "the share only_old - only_new of all pairs is at least `margin`"; see
     `health_gains`."""
-    return pooled(health_gains(only_old, only_new, same, margin), cap=cap)
+    return pooled(health_gains(only_old, only_new, same, margin), without=without)
 
 
 def paired(
@@ -131,19 +132,18 @@ def paired(
     margin: float,
     harm_alpha: float,
     health_alpha: float,
-    devices: int = 1,
+    colluding: int = 0,
     shared: SharedInputs | None = None,
 ) -> PairedEvidence:
     """Weigh the audited pairs of each device, in any order.
 
     Args:
         by_device: counts by device.
-        margin, harm_alpha, health_alpha: as in `weigh`.
-        devices: devices that could have brought pairs.
+        margin, harm_alpha, health_alpha, colluding: as in `weigh`.
         shared: inputs that several devices have met.
     """
     found = counted(by_device, margin, shared=shared)
-    return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, devices=devices)
+    return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, colluding=colluding)
 
 
 def weigh(
@@ -152,7 +152,7 @@ def weigh(
     margin: float,
     harm_alpha: float,
     health_alpha: float,
-    devices: int = 1,
+    colluding: int = 0,
     bets: Bets | None = None,
 ) -> PairedEvidence:
     """Weigh the pairs, and return what they prove.
@@ -162,25 +162,16 @@ def weigh(
         margin: net loss per request that is no longer tolerable, as in `found`.
         harm_alpha: chance of a false proof of harm, in (0, 1).
         health_alpha: chance of a false proof of health, in (0, 1).
-        devices: devices that could have brought pairs.
+        colluding: devices that decide nothing together.
         bets: those of `found`; None for an auditor's.
     """
     bets, shared = bets or AUDITED, found.shared
     if not found.names:
-        return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on)
-    heard = found.outvoted < LEAST_OUTVOTED  # what others contradict is no evidence, of harm or of health
+        return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on, colluding=colluding)
+    heard = found.heard  # what others contradict is no evidence, of harm or of health
     distinct, own = found.distinct.of(heard), found.own.of(heard)
-    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(found.names)) >= 2 else math.inf
-    health_cap = CAP * math.log(1 / health_alpha) if found.several >= 2 else math.inf
-    if bets.cap is not None:
-        harm_cap = health_cap = bets.cap
-    lost, won, even = (np.array([n]) for n in (shared.maybe_old, shared.maybe_new, shared.disputed - shared.maybe_old))
-    harm = beside(distinct.harm, harm_gains(0 * won, won, reserve=0.0), harm_cap)
-
-    def health(at: float, of_distinct: Floats, of_own: Floats) -> float:
-        disputed = health_gains(lost, 0 * lost, even, at, reserve=0.0)
-        return float(min(beside(of_distinct, disputed, health_cap), pooled(of_own, cap=health_cap)))
-
+    smaller = partial(_smaller, cap=bets.cap, without=colluding)
+    won = np.array([shared.maybe_new])
     return PairedEvidence(
         pairs=int((distinct.old + distinct.new + distinct.same).sum()) + shared.disputed,
         both=int(found.both[heard].sum()),
@@ -191,11 +182,10 @@ def weigh(
         seen_on=found.seen_on,
         repeats=found.repeats,
         unnamed=found.unnamed,
-        harm_e=_bounded(float(min(harm, pooled(own.harm, cap=harm_cap)))),
-        health_e=_bounded(health(margin, distinct.health, own.health)),
-        loss_at_most=_loss_at_most(
-            lambda at: health(at, _regrouped(distinct, bets, at), _regrouped(own, bets, at)), math.log(1 / health_alpha)
-        ),
+        colluding=colluding,
+        harm_e=_bounded(smaller(distinct.harm, own.harm, harm_gains(0 * won, won, reserve=0.0))),
+        health_e=_bounded(smaller(distinct.health, own.health, _disputed(shared, margin))),
+        loss_at_most=_loss_at_most(_health_of(distinct, own, shared, bets, colluding), math.log(1 / health_alpha)),
         odd=_odd(found, math.log(len(found.names) / harm_alpha)),
         shared=shared.total,
         disputed=shared.disputed,
@@ -211,7 +201,7 @@ def _odd(found: Counted, bar: float) -> tuple[str, ...]:
     return tuple(found.names[int(at)] for at, log_e in zip(likely, alone, strict=True) if log_e >= bar)
 
 
-def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
+def installs(arms: Sequence[Arms], *, colluding: int = 0) -> InstallEvidence:
     """Evidence that the cohort fails more than its concurrent control, per hardware class.
 
     Under equal hazards the next failure falls on the cohort with probability (cohort devices still
@@ -221,33 +211,69 @@ def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
     wealth of the exact ones, in whichever order the failures came, and no further failure of the cohort takes from it.
 
     Args:
-        cap: largest logarithm that one failure brings, so that one device decides nothing, however small the cohort is.
+        colluding: failures that decide nothing together: those that bring most are left out.
     """
     used = [a for a in arms if a.cohort >= MIN_ARM and a.control >= MIN_ARM]
-    log_e = np.zeros(len(STAKES))
+    gains, lost = [np.zeros((0, len(STAKES)))], 0
     for arm in used:
         left = arm.cohort - np.arange(arm.cohort_failed)  # of the cohort, before each of its failures
         odds = (arm.control - arm.control_failed) / left  # 1/price - 1
-        log_e = log_e + np.minimum(np.log1p(STAKES * odds[:, None]), cap).sum(axis=0)
-        log_e = log_e + arm.control_failed * np.log1p(-STAKES)
+        gains.append(np.log1p(STAKES * odds[:, None]))
+        lost += arm.control_failed
+    log_e = beside(np.concatenate(gains), lost * np.log1p(-STAKES)[None], without=colluding)
     return InstallEvidence(
         cohort=sum(a.cohort for a in used),
         cohort_failed=sum(a.cohort_failed for a in used),
         control=sum(a.control for a in used),
         control_failed=sum(a.control_failed for a in used),
-        harm_e=_bounded(float(np.logaddexp.reduce(log_e) - math.log(len(STAKES)))),
+        harm_e=_bounded(float(log_e)),
     )
 
 
-def _regrouped(counts: Tally, bets: Bets, margin: float) -> Floats:
-    """The gains at another margin of at most `GROUPS` devices; of a larger fleet those of the sums of as many groups,
-    which are evidence, too."""
-    found = counts.old, counts.new, counts.same
-    if len(counts.old) > GROUPS:
-        begins = np.linspace(0, len(counts.old), GROUPS, endpoint=False).astype(np.int64)
-        found = (np.add.reduceat(one, begins) for one in found)  # type: ignore[assignment]
-    old, new, same = found
-    return bets.health(old, new, same, margin)
+def _smaller(of_distinct: Floats, of_own: Floats, of_disputed: Floats, *, cap: float, without: int) -> float:
+    """The smaller log e-value of two views of the same inputs (`claims`): counted once each, and as each device says
+    itself; (devices, stakes) gains. What is disputed takes from the first."""
+    return float(
+        min(beside(of_distinct, of_disputed, cap=cap, without=without), pooled(of_own, cap=cap, without=without))
+    )
+
+
+def _disputed(shared: SharedInputs, margin: float) -> Floats:
+    """Return the gains of disputed inputs in the bets on health at a margin, (1, stakes)."""
+    lost = np.array([shared.maybe_old])
+    return health_gains(lost, 0 * lost, shared.disputed - lost, margin, reserve=0.0)
+
+
+def _health_of(
+    distinct: Tally, own: Tally, shared: SharedInputs, bets: Bets, colluding: int
+) -> Callable[[float], float]:
+    """Return the log e-value of health by the margin.
+
+    Of a fleet larger than `GROUPS` devices those that gain most at the policy's margin are left out first, and the
+    others' counts are summed up in as many groups, which is evidence, too: it is asked for at every step.
+    """
+    views = distinct, own
+    if len(own.old) > GROUPS:
+        views, colluding = (_grouped(distinct, colluding), _grouped(own, colluding)), 0
+
+    def health(margin: float) -> float:
+        of_distinct, of_own = (bets.health(view.old, view.new, view.same, margin) for view in views)
+        return _smaller(of_distinct, of_own, _disputed(shared, margin), cap=bets.cap, without=colluding)
+
+    return health
+
+
+def _grouped(view: Tally, colluding: int) -> Tally:
+    """The counts of groups of devices, without those that gain most by the stake that proves most."""
+    gains = view.health[:, int(view.health.sum(axis=0).argmax())]
+    most = np.argsort(gains, kind="stable")[max(0, len(gains) - colluding) :]
+    left = np.ones(len(gains), bool)
+    left[most[gains[most] > 0.0]] = False
+    counts = [one[left] for one in (view.old, view.new, view.same)]
+    begins = np.linspace(0, int(left.sum()), GROUPS, endpoint=False).astype(np.int64)
+    if len(counts[0]) > GROUPS:
+        counts = [np.add.reduceat(one, begins) for one in counts]
+    return view._replace(old=counts[0], new=counts[1], same=counts[2])
 
 
 def _loss_at_most(health: Callable[[float], float], bar: float) -> float | None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from fleet.protocol.channel import MILLION
 from fleet.protocol.durations import DAY_S
-from fleet.rollouts.bets import CAP
+from fleet.rollouts import collusion
 from fleet.rollouts.cohorts import planned_counts
 from fleet.rollouts.evidence import MIN_ARM
 from fleet.rollouts.guard_policy import GuardPolicy, points
@@ -155,7 +155,13 @@ def _pairs(policy: GuardPolicy, free: int, counts: tuple[int, ...]) -> Iterator[
         if policy.evidence == "install" or (policy.matches and count == free):  # the stages before have shown it
             yield 0
         else:
-            yield pairs_needed(margin=margin, alpha=alpha, devices=max(1, devices), matched=policy.matches)
+            yield pairs_needed(
+                margin=margin,
+                alpha=alpha,
+                devices=max(1, devices),
+                matched=policy.matches,
+                colluders=policy.colluders,
+            )
 
 
 def _stages(
@@ -170,8 +176,9 @@ def _stages(
     per_s *= 1.0 if at.traffic.distinct is None else at.traffic.distinct
     had = devices_before = 0
     for stage, devices, pairs in zip(stages, counts, needed, strict=True):
-        # One device's pairs alone count for less beside others: these must bring a verdict of their own.
-        carried = 0 if devices_before == 1 < devices else had
+        # What is shown by so few that they decide nothing beside others does not count: these must show it, too.
+        counting = max(0, devices_before - (0 if policy.matches else policy.colluding(devices)))
+        carried = had if devices == devices_before else had * counting // max(1, devices_before)
         fresh = 0 if pairs == 0 else max(policy.min_pairs, (pairs or 0) - carried)
         rate = per_s * devices
         if policy.matches:
@@ -224,7 +231,7 @@ def _blockers(
     scope, command = at.scope, f"fleet channel set {at.channel} --model {at.model}"
     if scope.total and not scope.free:
         yield Blocker(
-            what=f"none of the {scope.total} devices of channel {at.channel!r} can join: {_left(scope)}",
+            what=f"none of the {scope.total} devices of channel {at.channel!r} can join: {scope.left}",
             add="update agents, lift pins or rules, or name other groups",
         )
     if scope.free and counts[0] < policy.min_devices:
@@ -290,7 +297,7 @@ def _notes(
     if not scope.total:
         yield f"channel {at.channel!r} has no devices yet"
     elif scope.free < scope.total:
-        yield f"{scope.total - scope.free} of {scope.total} devices keep what they have: {_left(scope)}"
+        yield f"{scope.total - scope.free} of {scope.total} devices keep what they have: {scope.left}"
     if policy.approval:
         yield f"each of the {len(stages)} stages waits for an operator: fleet rollout approve ROLLOUT"
     if policy.evidence == "install":
@@ -298,7 +305,7 @@ def _notes(
             yield "no soak: a stage ends as soon as its devices have committed; --soak 1h makes it wait"
         return
     if policy.evidence != "signals":
-        yield from _to_label(at) if policy.matches else _to_audit(at, found)
+        yield from _to_label(at) if policy.matches else _to_audit(policy, at, found)
     yield from _slow(policy, found)
 
 
@@ -308,7 +315,7 @@ def _to_label(at: Situation) -> Iterator[str]:
     yield f"somebody has to label samples of both releases alike: fleet sample list --model {at.model}"
 
 
-def _to_audit(at: Situation, found: tuple[StageForecast, ...]) -> Iterator[str]:
+def _to_audit(policy: GuardPolicy, at: Situation, found: tuple[StageForecast, ...]) -> Iterator[str]:
     scope = at.scope
     if at.unproven:
         yield f"{at.unproven}; compile its cloud variant anew to know"
@@ -322,8 +329,7 @@ def _to_audit(at: Situation, found: tuple[StageForecast, ...]) -> Iterator[str]:
     if found[0].devices == 1:
         yield "the first stage is one device: its inputs alone decide whether the others follow"
     elif found[0].devices > 1:
-        most = f"one alone brings at most {CAP:.0%} of a proof"
-        yield f"at least 2 devices of a cohort must bring audited inputs: {most}"
+        yield from collusion.notes(found[0].devices, policy.colluders)
 
 
 def _slow(policy: GuardPolicy, found: tuple[StageForecast, ...]) -> Iterator[str]:
@@ -332,16 +338,6 @@ def _slow(policy: GuardPolicy, found: tuple[StageForecast, ...]) -> Iterator[str
         what = "is halted" if policy.on_no_evidence == "halt" else "holds until the evidence is there"
         where = f"stage{'s' if len(slow) > 1 else ''} {', '.join(map(str, slow))}"
         yield f"{where} will take longer than the evidence deadline of {policy.evidence_deadline_s:g} s: it {what}"
-
-
-def _left(scope: Scope) -> str:
-    counts = (
-        (scope.pinned, "pinned"),
-        (scope.ruled, "on a rule's release"),
-        (scope.outside, "outside of the groups"),
-        (len(scope.unable), "lacking what the release requires"),
-    )
-    return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def _devices(count: int) -> str:

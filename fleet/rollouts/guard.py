@@ -5,23 +5,22 @@ harmful by the two statistical ones together is at most `alpha`: paired evidence
 cohort against its concurrent control, and plainly too many devices that say themselves that the release failed. A
 policy may also bound the latency that devices measure of the release.
 
-One device of several decides nothing, however few of them are reachable: what it shows is held against the device,
-and keeps the stage from ending where that is too much to be health. Where devices meet the same inputs, what one says
-of them is settled by a second one (`claims`). Silence alone never halts without a control to
-compare it with, and is no health, either.
+One device of several decides nothing, nor do two of five or a tenth of more (`collusion`), however few of them are
+reachable: what such devices show keeps the stage from ending where that is too much to be health. Where devices meet
+the same inputs, what one says of them is settled by a second one (`claims`). Silence alone never halts without a
+control to compare it with, and is no health, either.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 from msgspec import Struct
 
-from fleet.rollouts import evidence
-from fleet.rollouts.bets import AUDITED, CAP
+from fleet.rollouts import collusion, evidence
+from fleet.rollouts.bets import AUDITED
 from fleet.rollouts.evidence import Arms, InstallEvidence, PairedEvidence
 from fleet.rollouts.guard_policy import GuardPolicy, points
 from fleet.rollouts.matching import MATCHED, Matched, weaker
@@ -119,9 +118,8 @@ def judge(
         assigned: devices of the cohort, and those that have left it; at least those that are present.
     """
     assigned = max(assigned, cohort.present)
-    harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
     paired, whys = _weighed(policy, pairs, assigned)
-    installs = evidence.installs(arms, cap=CAP * math.log(1 / harm_alpha))
+    installs = evidence.installs(arms, colluding=policy.colluding(assigned))
     alone = min(2, assigned)  # devices of a class that must have measured before their median decides
     slow = _too_slow(policy, [found for found in latencies if found.devices >= alone])
     harm = _harm(policy, cohort, paired, installs, assigned) or slow
@@ -154,9 +152,9 @@ def _weighed(
     )
     if isinstance(pairs, Matched):
         of_old = pairs.of_old(policy.margin)
-        return weaker(weigh(pairs.of_new(policy.margin), devices=assigned), weigh(of_old.pairs)), of_old.whys
+        return weaker(weigh(pairs.of_new(policy.margin)), weigh(of_old.pairs)), of_old.whys
     found = pairs if isinstance(pairs, Counted) else counted(pairs, policy.margin, bets)
-    return weigh(found, devices=assigned), ""
+    return weigh(found, colluding=policy.colluding(max(assigned, len(found.names)))), ""
 
 
 def _harm(
@@ -167,9 +165,10 @@ def _harm(
     assigned: int,
 ) -> str:
     """Return why the release is harmful, or an empty string."""
-    harm_alpha = policy.alpha / 2
+    harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
     said = cohort.failed - cohort.silent  # by the devices themselves
-    if said > policy.max_install_failures * (cohort.present + cohort.resting) and said >= min(2, assigned):
+    least = min(collusion.colluders(assigned, 0.0) + 1, assigned)  # of a large cohort the operator's limit is higher
+    if said > policy.max_install_failures * (cohort.present + cohort.resting) and said >= least:
         return cohort.in_words
     if paired.harm_e >= 1 / harm_alpha:
         return (
@@ -228,9 +227,11 @@ def _lack(
     if policy.matches and paired.seen_on < policy.least_devices and paired.pairs >= policy.min_pairs:
         which = f"{policy.pairs} of {paired.seen_on} {_devices(paired.seen_on)} of the cohort or of the control"
         return f"not enough evidence: {which}, {policy.least_devices} of each must bring some"
-    if paired.seen_on == 1 < assigned and paired.pairs >= policy.min_pairs:
-        gone = f" ({assigned - cohort.present} are not reachable: {GONE})" if cohort.present < 2 else ""
-        return f"not enough evidence: of {assigned} devices 1 brought audited pairs, 2 must{gone}{_left_out(paired)}"
+    if not policy.matches and paired.seen_on <= paired.colluding and paired.pairs >= policy.min_pairs:
+        unheard = f" ({assigned - cohort.present} are not reachable: {GONE})"
+        gone = unheard if cohort.present <= paired.colluding else ""
+        brought = f"of {assigned} devices {paired.seen_on} brought audited pairs, {paired.colluding + 1} must"
+        return f"not enough evidence: {brought}{gone}{_left_out(paired)}"
     if fresh < policy.min_pairs:
         return f"{fresh} {policy.pairs} in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:

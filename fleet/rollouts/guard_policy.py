@@ -9,10 +9,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from fleet.rollouts import collusion
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.matching import FAIR
 
 LEAST_ALPHA = 1e-9  # e-values end at `bets.LARGEST`: a proof that lies beyond would never come
+MOST_COLLUDERS = 0.4
 
 
 class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +30,9 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `silent_after_s` seconds, and for longer than is its habit, counts as failed. Without an auditor, `evidence` is
     "labels" (those of randomly drawn samples of both releases, matched: see `matching`), "signals" (failures, latency
     and confidence in windows of both releases: see `signals`), or "install": install health alone.
+
+    `colluders` is the share of a cohort that may lie together: no verdict rests on so many devices, nor on a single one
+    of two, nor on two of five (`collusion`).
 
     With `approval` every stage that is healthy waits until an operator approves it. `min_devices` have to have
     committed the release before a stage is healthy.
@@ -49,6 +54,11 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     min_measured: int = 1
     approval: bool = False
     min_devices: int = 1
+    colluders: float = collusion.SHARE
+
+    def colluding(self, devices: int) -> int:
+        """Return how many devices of a cohort decide nothing together."""
+        return collusion.colluders(devices, self.colluders)
 
     @property
     def goal(self) -> str:
@@ -101,6 +111,7 @@ def load_policy(document: Mapping[str, Any]) -> GuardPolicy:
         "max_p95_us": (policy.max_p95_us is None or policy.max_p95_us > 0, "microseconds above 0, or null"),
         "min_measured": (policy.min_measured >= 1, "1 or more"),
         "min_devices": (policy.min_devices >= 1, "1 or more"),
+        "colluders": (0 <= policy.colluders <= MOST_COLLUDERS, f"from 0 to {MOST_COLLUDERS:g}, a share of the devices"),
     }
     for name, (good, hint) in bounds.items():
         if not good:

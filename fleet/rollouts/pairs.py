@@ -10,10 +10,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from fleet.rollouts.bets import AUDITED, Bets, Counts, Floats
-from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
+from fleet.rollouts.claims import SharedInputs, contradicted, most
 
 Mask = npt.NDArray[np.bool_]
-MIN_DEVICE_PAIRS = 5  # below, a device's inputs are too few to cap what the others show of health
 
 
 class Pairs(Struct, frozen=True, kw_only=True):
@@ -22,8 +21,8 @@ class Pairs(Struct, frozen=True, kw_only=True):
     They are of inputs that it alone has met, and of those that belong to it by lot (`claims`). Beside them, and no
     evidence: `repeats` of inputs that are counted already, here or on another device, and pairs whose inputs the agent
     did not name (`unnamed`), which may be repeats. `claimed` are all inputs of which its word is kept, `own_old` and
-    `own_new` of them right by one release only, as it says itself; of these others say otherwise of the `outvoted`, and
-    it is open of the `disputed` who is right.
+    `own_new` of them right by one release only, as it says itself; others have met the `checked` ones as well, say
+    otherwise of the `outvoted`, and it is open of the `disputed` who is right.
     """
 
     both: int = 0
@@ -35,6 +34,7 @@ class Pairs(Struct, frozen=True, kw_only=True):
     claimed: int = 0
     own_old: int = 0
     own_new: int = 0
+    checked: int = 0
     outvoted: int = 0
     disputed: int = 0
 
@@ -77,8 +77,8 @@ class Counted(NamedTuple):
 
     Beside the sums over all devices it has, of those that say something of inputs (`names`, in their order), `both` and
     `neither` (int64, (devices,)), the `distinct` inputs, each of which counts with one device, their `own` words of all
-    that they claim, and on how many inputs they are `outvoted`. `several` devices say something of at least
-    `MIN_DEVICE_PAIRS` inputs; `shared` are the inputs that several have met.
+    that they claim, and whether they are `heard`, that is, others do not contradict them. `shared` are the inputs that
+    several have met.
     """
 
     names: Sequence[str]
@@ -86,11 +86,10 @@ class Counted(NamedTuple):
     neither: Counts
     distinct: Tally
     own: Tally
-    outvoted: Counts
+    heard: Mask
     seen_on: int
     repeats: int
     unnamed: int
-    several: int
     shared: SharedInputs = SharedInputs()
     disputing: tuple[str, ...] = ()
     contradicted: tuple[str, ...] = ()
@@ -108,8 +107,12 @@ def counted(
         shared: inputs that several devices have met.
     """
     bets, names = bets or AUDITED, sorted(by_device)
-    outvoted, disputed = (np.array([getattr(by_device[n], name) for n in names]) for name in ("outvoted", "disputed"))
-    named = sorted((name, p) for name, p in by_device.items() if p.inputs > 0)
+    outvoted, checked, disputed = (
+        np.array([getattr(by_device[name], which) for name in names], np.int64)
+        for which in ("outvoted", "checked", "disputed")
+    )
+    doubted = contradicted(outvoted, checked)
+    named = [(name, by_device[name]) for name in names if by_device[name].inputs > 0]
     distinct = [(p.only_old, p.only_new, p.both + p.neither) for _, p in named]
     return Counted(
         names=[name for name, _ in named],
@@ -117,14 +120,13 @@ def counted(
         neither=np.array([p.neither for _, p in named], np.int64),
         distinct=_tally(distinct, margin, bets),
         own=_tally([p.own for _, p in named], margin, bets),
-        outvoted=np.array([p.outvoted for _, p in named], np.int64),
+        heard=~doubted[[by_device[name].inputs > 0 for name in names]],
         seen_on=sum(p.inputs + p.repeats > 0 for p in by_device.values()),
         repeats=sum(p.repeats for p in by_device.values()),
         unnamed=sum(p.unnamed for p in by_device.values()),
-        several=sum(p.inputs >= MIN_DEVICE_PAIRS for p in by_device.values()),
         shared=shared or SharedInputs(),
-        disputing=most(names, disputed, 1),
-        contradicted=most(names, outvoted, LEAST_OUTVOTED),
+        disputing=most(names, disputed, disputed > 0),
+        contradicted=most(names, outvoted, doubted),
     )
 
 

@@ -38,7 +38,13 @@ def remaining(plan: Plan, progress: Progress, now: float) -> Remaining | None:
     if progress.verdict.judgement == "healthy":
         return Remaining(needed=paired.pairs, missing=0, per_hour=per_hour, seconds=0.0)
     devices = max(1, paired.devices)
-    needed = pairs_needed(margin=policy.margin, alpha=policy.alpha, devices=devices, matched=policy.matches)
+    needed = pairs_needed(
+        margin=policy.margin,
+        alpha=policy.alpha,
+        devices=devices,
+        matched=policy.matches,
+        colluders=policy.colluders,
+    )
     if needed is None:
         return Remaining(needed=None, missing=None, per_hour=per_hour, seconds=None)
     of_the_stage = policy.min_pairs - (paired.seen - progress.pairs_before)

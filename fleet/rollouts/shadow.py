@@ -16,7 +16,8 @@ from msgspec import Struct, structs
 from fleet.protocol.shadow import CPU_SHARE
 from fleet.rollouts import bets, evidence
 from fleet.rollouts.bets import Counts
-from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs
+from fleet.rollouts.claims import SharedInputs, contradicted
+from fleet.rollouts.collusion import colluders
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import Failures, Judgement, by_reason
@@ -27,6 +28,7 @@ BAD = ("selftest-failed", "selftest-timeout", "crash-loop", "non-finite")  # wha
 AGREE, DIFFER = "both", "only_old"  # as outcomes of audited pairs have it (`claims`)
 MOST_S = 366 * 86_400.0
 MOST_INPUTS = 1_000_000
+VOTES = ("outvoted", "checked")
 
 
 class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +54,8 @@ class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ShadowSeen(Struct, frozen=True, kw_only=True):
     """One device's counts in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
-    `differ` count those that are its own; `claimed`, `own_differ`, `outvoted` and `disputed` are as in `pairs.Pairs`.
+    `differ` count those that are its own; `claimed`, `own_differ`, `checked`, `outvoted` and `disputed` are as in
+    `pairs.Pairs`.
     """
 
     device_id: str
@@ -67,6 +70,7 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
     new_us: int = 0
     claimed: int = 0
     own_differ: int = 0
+    checked: int = 0
     outvoted: int = 0
     disputed: int = 0
     reason: str = ""
@@ -80,6 +84,7 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
             repeats=self.repeats,
             claimed=self.claimed,
             own_old=self.own_differ,
+            checked=self.checked,
             outvoted=self.outvoted,
             disputed=self.disputed,
         )
@@ -158,7 +163,7 @@ def check_shadow_plan(plan: ShadowPlan) -> ShadowPlan:
 
 
 def least_inputs(plan: ShadowPlan, alpha: float) -> int:
-    """The distinct inputs that the stage takes where every answer is the same, however they are spread over devices."""
+    """The distinct inputs that the stage takes where every answer is the same, spread evenly over its devices."""
     low, high = 0, plan.inputs
     while not _proves(plan, alpha, high):
         low, high = high, high * 2
@@ -171,7 +176,7 @@ def least_inputs(plan: ShadowPlan, alpha: float) -> int:
 def _proves(plan: ShadowPlan, alpha: float, inputs: int) -> bool:
     devices = min(plan.devices, 100)
     agree, differ = np.full(devices, inputs // devices), np.zeros(devices)
-    return _bets(plan, alpha, agree, differ, SharedInputs())[0] >= 1 / alpha
+    return _bets(plan, colluders(devices), agree, differ, SharedInputs())[0] >= 1 / alpha
 
 
 def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, elapsed_s: float) -> ShadowVerdict:
@@ -186,7 +191,12 @@ def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, elap
     pairs = {one.device_id: one.pairs for one in facts.seen}
     alpha = policy.alpha
     weighed = evidence.paired(
-        pairs, margin=plan.margin, harm_alpha=alpha, health_alpha=alpha, devices=len(pairs), shared=facts.shared
+        pairs,
+        margin=plan.margin,
+        harm_alpha=alpha,
+        health_alpha=alpha,
+        colluding=policy.colluding(max(plan.devices, len(pairs))),
+        shared=facts.shared,
     )
     found = _sums(plan, policy, facts, weighed)
     harm = _harm(plan, policy, found)
@@ -195,20 +205,19 @@ def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, elap
     return structs.replace(found, judgement=judgement, reason=lack or f"{found.goal}: {_shown(found)}")
 
 
-def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts, shared: SharedInputs) -> tuple[float, float]:
+def _bets(plan: ShadowPlan, colluding: int, agree: Counts, differ: Counts, shared: SharedInputs) -> tuple[float, float]:
     """E-values against "too much differs" and against "no more differs than may", of (devices,) counts and of what is
-    disputed."""
-    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
+    disputed, without those of any `colluding` devices."""
     lost, every = np.array([shared.maybe_old]), np.array([shared.disputed])
     health = bets.beside(
         bets.health_gains(differ, 0 * differ, agree, plan.margin),
         bets.health_gains(lost, 0 * lost, every - lost, plan.margin, reserve=0.0),
-        cap,
+        without=colluding,
     )
     harm = bets.beside(
         bets.excess_gains(differ, agree, plan.margin),
         bets.excess_gains(0 * every, every, plan.margin, reserve=0.0),
-        cap,
+        without=colluding,
     )
     health_e, harm_e = (math.exp(min(float(log_e), 30.0)) for log_e in (health, harm))
     return min(health_e, bets.LARGEST), min(harm_e, bets.LARGEST)
@@ -223,9 +232,10 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, facts: ShadowFacts, weighed: Pa
     old_us, new_us = total.pop("old_us"), total.pop("new_us")
     differ, _, agree = np.array([(one.differ, 0, one.agree) for one in seen], np.int64).reshape(-1, 3).T
     own_differ, _, own_agree = np.array([one.pairs.own for one in seen], np.int64).reshape(-1, 3).T
-    told = (own_agree + own_differ > 0) & (np.array([one.outvoted for one in seen], np.int64) < LEAST_OUTVOTED)
-    distinct = _bets(plan, policy.alpha, agree[told], differ[told], facts.shared)
-    own = _bets(plan, policy.alpha, own_agree[told], own_differ[told], SharedInputs())
+    doubted = contradicted(*(np.array([getattr(one, name) for one in seen], np.int64) for name in VOTES))
+    told = (own_agree + own_differ > 0) & ~doubted
+    distinct = _bets(plan, weighed.colluding, agree[told], differ[told], facts.shared)
+    own = _bets(plan, weighed.colluding, own_agree[told], own_differ[told], SharedInputs())
     health_e, harm_e = map(min, distinct, own)  # see `evidence`
     return ShadowVerdict(
         judgement="not-enough-evidence",

@@ -49,6 +49,17 @@ class Scope(Struct, frozen=True, kw_only=True):
         """All devices of the channel."""
         return self.free + self.pinned + self.ruled + self.outside + len(self.unable)
 
+    @property
+    def left(self) -> str:
+        """Those that cannot belong to a cohort, by reason, in words."""
+        counts = (
+            (self.pinned, "pinned"),
+            (self.ruled, "on a rule's release"),
+            (self.outside, "outside of the groups"),
+            (len(self.unable), "lacking what the release requires"),
+        )
+        return ", ".join(f"{count} {what}" for count, what in counts if count)
+
 
 class Situation(Struct, frozen=True, kw_only=True):
     """The facts before a rollout: its place, the auditor there, how many distinct inputs one device can bring at most,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fleet.rollouts.bets import Floats
 from fleet.rollouts.calendar import closed_since
-from fleet.rollouts.claims import LEAST_OUTVOTED, SharedInputs, most
+from fleet.rollouts.claims import SharedInputs, contradicted, most
 from fleet.rollouts.columns import (
     AWAY,
     FAILED,
@@ -27,7 +27,7 @@ from fleet.rollouts.evidence import Arms
 from fleet.rollouts.facts import HABIT, Joined, heard_for
 from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
-from fleet.rollouts.pairs import MIN_DEVICE_PAIRS, Counted, Tally
+from fleet.rollouts.pairs import Counted, Tally
 
 
 class StageFacts:
@@ -150,6 +150,7 @@ class StageFacts:
         old, new, rest = (rows[name] for name in OWN)
         inputs = np.maximum(told, old + new + rest)
         at = np.flatnonzero(met & (inputs > 0))
+        doubted = contradicted(np.where(met, rows["outvoted"], 0), np.where(met, rows["checked"], 0))
         place = self._table.order[at]
         return Counted(
             names=[self._table.names[one] for one in at.tolist()],
@@ -159,14 +160,13 @@ class StageFacts:
                 rows["only_old"][at], rows["only_new"][at], same[at], gains["harm"][place], gains["health"][place]
             ),
             own=Tally(old[at], new[at], rest[at], gains["own_harm"][place], gains["own_health"][place]),
-            outvoted=rows["outvoted"][at],
+            heard=~doubted[at],
             seen_on=int((met & ((inputs > 0) | (rows["repeats"] > 0))).sum()),
             repeats=_sum(rows["repeats"][met]),
             unnamed=_sum(rows["unnamed"][met]),
-            several=int((met & (inputs >= MIN_DEVICE_PAIRS)).sum()),
             shared=self._shared,
-            disputing=most(self._table.names, np.where(met, rows["disputed"], 0), 1),
-            contradicted=most(self._table.names, np.where(met, rows["outvoted"], 0), LEAST_OUTVOTED),
+            disputing=most(self._table.names, rows["disputed"], met & (rows["disputed"] > 0)),
+            contradicted=most(self._table.names, rows["outvoted"], doubted),
         )
 
     def unsure(self, joined: Joined, silent_after_s: float, now: float, bucket_s: float) -> tuple[str, ...]:

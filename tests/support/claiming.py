@@ -19,13 +19,13 @@ class Cohort:
     def __init__(self, devices: Sequence[str]) -> None:
         self._claims = Claims()
         self._devices = devices
-        self._claimed: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
         self._repeats: Counter[str] = Counter()
 
     def say(self, device: str, outcomes: Mapping[int, str]) -> None:
         """Take in what a device says, as the hub does."""
-        new, taken = self._claims.add(device, outcomes, MOST - self._claimed[device])
-        self._claimed[device] += taken
+        new, taken = self._claims.add(device, outcomes, MOST - self._taken[device])
+        self._taken[device] += taken
         self._repeats[device] += len(outcomes) - new
 
     @property
@@ -36,10 +36,7 @@ class Cohort:
     def pairs(self) -> dict[str, Pairs]:
         """Return the counts of each device."""
         adds = self._claims.adds()
-        return {
-            device: Pairs(**adds.get(device, {}), claimed=self._claimed[device], repeats=self._repeats[device])
-            for device in self._devices
-        }
+        return {device: Pairs(**adds.get(device, {}), repeats=self._repeats[device]) for device in self._devices}
 
     def judged(self, policy: GuardPolicy = GuardPolicy()) -> GuardVerdict:  # noqa: B008  # frozen
         """Return the guard's verdict now; every device has committed the release."""

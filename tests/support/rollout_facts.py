@@ -146,6 +146,7 @@ def _cohort_fact(
             repeats=said.repeats,
             unnamed=said.unnamed,
             claimed=said.claimed,
+            checked=said.checked,
             outvoted=said.outvoted,
             disputed=said.disputed,
         ),

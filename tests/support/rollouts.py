@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
 from msgspec.structs import replace
 from sqlalchemy import delete, update
 from sqlmodel import col, select
 
+from cloud_hub.ingest.inbox import Message
+from cloud_hub.ingest.ingestor import Ingestor
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.store.tables import (
     ChannelRow,
@@ -17,8 +22,13 @@ from cloud_hub.store.tables import (
     RolloutEvent,
     RolloutRow,
 )
+from fleet.protocol import topics
 from fleet.protocol.channel import Audit, Channel, ModelEntry, decode_channel, encode_channel
+from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.messages import Envelope
 from fleet.protocol.resolve import resolve
+from fleet.protocol.telemetry import PairCounts, Window
+from fleet.rollouts.claims import OUTCOMES
 from tests.support.hub import HubFixture
 
 DEVICES = ("d-0", "d-1", "d-2")
@@ -124,6 +134,33 @@ def evidence(hub: HubFixture, rollout: str, *, good: bool = True, attempt: int =
                 )
             )
             session.merge(PairEvidence(rollout=rollout, attempt=attempt, device_id=device, **counts))
+
+
+def say(fleet: HubFixture, rollout: str, seq: int, device: str, outcomes: Mapping[int, str]) -> None:
+    """The hub hears a window of a device, of inputs by their keys."""
+    inputs = {name: sorted(key for key, outcome in outcomes.items() if outcome == name) for name in OUTCOMES}
+    told = PairCounts(
+        rollout=rollout,
+        attempt=1,
+        old=1,
+        new=2,
+        **{name: len(keys) for name, keys in inputs.items()},
+        keys=b"".join(key.to_bytes(8, "little") for keys in inputs.values() for key in keys),
+    )
+    window = Window(
+        model="digits",
+        release=2,
+        variant="v",
+        auditor=1,
+        started_at=1.0,
+        ended_at=61.0,
+        counters={"requests": 600, "audited": 600},
+        pairs=told,
+    )
+    envelope = Envelope(
+        device=device, spool="s1", seq=seq, base=1, at=1.0, kind="window", body=msgspec.Raw(encode_msgpack(window))
+    )
+    Ingestor(fleet.hub).take([Message(topics.uplink(device, "telemetry"), encode_msgpack(envelope))])
 
 
 def row_of(hub: HubFixture, rollout: str) -> RolloutRow:

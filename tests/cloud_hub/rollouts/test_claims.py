@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
 import pytest
 from sqlmodel import select
 
-from cloud_hub.ingest.inbox import Message
-from cloud_hub.ingest.ingestor import Ingestor
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.tables import PairEvidence, PairInput, RolloutEvent
-from fleet.protocol import topics
-from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.messages import Envelope
-from fleet.protocol.telemetry import PairCounts, Window
-from fleet.rollouts.claims import OUTCOMES
 from tests.support.hub import HubFixture
-from tests.support.rollouts import DEVICES, evidence, make_fleet, row_of
+from tests.support.rollouts import DEVICES, evidence, make_fleet, row_of, say
 
 SCENES = range(300)
 HARMFUL = {scene: "only_old" if scene % 8 == 0 else "both" for scene in SCENES}
@@ -41,33 +33,6 @@ def start(fleet: HubFixture) -> str:
         for told in session.exec(select(PairEvidence)):
             session.delete(told)
     return row.id
-
-
-def say(fleet: HubFixture, rollout: str, seq: int, device: str, outcomes: Mapping[int, str]) -> None:
-    """A window of a device, of inputs by their keys."""
-    inputs = {name: sorted(key for key, outcome in outcomes.items() if outcome == name) for name in OUTCOMES}
-    told = PairCounts(
-        rollout=rollout,
-        attempt=1,
-        old=1,
-        new=2,
-        **{name: len(keys) for name, keys in inputs.items()},
-        keys=b"".join(key.to_bytes(8, "little") for keys in inputs.values() for key in keys),
-    )
-    window = Window(
-        model="digits",
-        release=2,
-        variant="v",
-        auditor=1,
-        started_at=1.0,
-        ended_at=61.0,
-        counters={"requests": 600, "audited": 600},
-        pairs=told,
-    )
-    envelope = Envelope(
-        device=device, spool="s1", seq=seq, base=1, at=1.0, kind="window", body=msgspec.Raw(encode_msgpack(window))
-    )
-    Ingestor(fleet.hub).take([Message(topics.uplink(device, "telemetry"), encode_msgpack(envelope))])
 
 
 def invented(numbers: Iterable[int], outcome: str) -> dict[int, str]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from cloud_hub.errors import HubError
 from cloud_hub.rollouts import create, engine, orders
 from cloud_hub.rollouts.engine import RolloutEngine
-from cloud_hub.rollouts.facts import Books
+from cloud_hub.rollouts.facts import Book, Books
 from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
@@ -23,7 +23,20 @@ from fleet.rollouts.schedule import Rate, Schedule
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
 from tests.support.races import DEADLINE_S, Meanwhile, between
-from tests.support.rollouts import GUARD, begin_anew, cohort, entry, evidence, history, live, make_fleet, row_of, start
+from tests.support.rollouts import (
+    DEVICES,
+    GUARD,
+    begin_anew,
+    cohort,
+    entry,
+    evidence,
+    history,
+    live,
+    make_fleet,
+    row_of,
+    say,
+    start,
+)
 
 ENDED = ("finished", "halted", "aborted")
 # What a step decides, by what is known of the cohort.
@@ -338,3 +351,25 @@ def test_one_broken_rollout_does_not_hold_up_the_others(fleet: HubFixture) -> No
 
 def empty(channel: str) -> bytes:
     return encode_channel(Channel(channel=channel, version=1))
+
+
+def test_a_step_sees_an_input_in_its_devices_or_in_the_shared_ones_and_never_in_both(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second device contradicts the first between the reading of the devices and that of what they dispute."""
+    rollout = create.create_rollout(
+        fleet.hub, model="digits", release=2, channel="stable", stages=[100], guard=GUARD, actor="test"
+    ).id
+    say(fleet, rollout, 1, DEVICES[0], dict.fromkeys(range(100), "both"))
+    told: list[Any] = []
+
+    def contradict() -> None:
+        told.append(meanwhile.call(say, fleet, rollout, 1, DEVICES[1], dict.fromkeys(range(100), "only_old")))
+
+    between(monkeypatch, Book, "_read", contradict)
+    stepping = RolloutEngine(fleet.hub)
+    for disputed in (0, 100):
+        stepping.look()
+        paired = row_of(fleet, rollout).progress["verdict"]["paired"]
+        assert (paired["pairs"], paired["disputed"]) == (100, disputed)
+        assert told[0].result(timeout=DEADLINE_S) is None

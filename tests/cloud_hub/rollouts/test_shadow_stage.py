@@ -202,7 +202,7 @@ def test_the_plan_says_who_cannot_shadow_and_what_it_takes(fleet: HubFixture) ->
 def test_a_stage_that_could_never_end_is_refused(fleet: HubFixture) -> None:
     few = ask(fleet, shadow={"devices": 3})
     assert few.status_code == 409 and "2 devices can shadow, and 3 have to" in few.json()["error"]
-    for much, words in (({"inputs": 4001}, "takes 4001 distinct inputs"), ({"agreement": 1 - 1e-16}, "takes 4")):
+    for much, words in (({"inputs": 4001}, "takes 4001 distinct inputs"), ({"agreement": 1 - 1e-16}, "takes 8")):
         endless = ask(fleet, shadow=much)
         assert endless.status_code == 409 and words in endless.json()["error"]
         assert "2 devices bring at most 4000" in endless.json()["error"]

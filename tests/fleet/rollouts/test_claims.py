@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.rollouts.claims import KEPT, OUTCOMES, SHARED, Claims, SharedInputs, effects, is_kept
+from fleet.rollouts.claims import KEPT, OUTCOMES, SHARED, Claims, SharedInputs, effects, with_claim
 from fleet.rollouts.evidence import paired
 from fleet.rollouts.pairs import Pairs
 from tests.support.claiming import Cohort
@@ -115,7 +115,7 @@ def test_where_all_see_the_same_a_harmless_release_passes_and_whoever_spoke_firs
 def test_an_old_count_without_claims_stays_as_it_is() -> None:
     claims = Claims({5: {}})
     assert claims.add("d", {5: "only_old", 6: "both"}, 10) == (1, 1)
-    assert claims.adds() == {"d": {"both": 1}}
+    assert claims.adds() == {"d": {"both": 1, "claimed": 1}}
 
 
 Said = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 5), st.sampled_from(OUTCOMES)), max_size=60)
@@ -145,7 +145,7 @@ def test_two_honest_devices_settle_an_input_whatever_one_other_says_and_whenever
     speakers = [("enemy", lie) for lie in noise] + [(f"d{number}", truth) for number in range(honest)]
     told: dict[str, str] = {}
     for device, outcome in speakers[::-1] if len(noise) % 2 else speakers:
-        told |= {device: outcome} if is_kept(told, device, outcome) else {}
+        told = dict(with_claim(5, told, device, outcome))
         shared = {which for whose, which in effects(5, told) if whose == SHARED}
         if "disputed" in shared and any(device != "enemy" for device in told):
             assert truth != "only_old" or "maybe_old" in shared, "it counts as lost where health is to be shown"
@@ -167,7 +167,7 @@ def test_looking_again_and_again_halts_a_harmless_release_no_more_often_than_is_
                 met = rng.integers(0, len(truth), 5).tolist()
                 cohort.say(name, {scene: truth[scene] for scene in met})
             evidence = paired(
-                cohort.pairs(), margin=0.05, harm_alpha=0.05, health_alpha=0.05, devices=3, shared=cohort.shared
+                cohort.pairs(), margin=0.05, harm_alpha=0.05, health_alpha=0.05, colluding=1, shared=cohort.shared
             )
             if evidence.harm_e >= 20:
                 halted += 1

@@ -12,6 +12,7 @@ import math
 import numpy as np
 import pytest
 
+from fleet.rollouts.collusion import colluders
 from fleet.rollouts.evidence import Arms, harm_log_e, health_log_e, installs, paired
 from fleet.rollouts.pairs import Pairs
 from tests.support.size import sized
@@ -47,10 +48,14 @@ def test_a_release_at_the_margin_is_called_healthy_at_most_alpha_of_the_time(noi
     assert rate <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
 
 
-def test_the_false_alarm_bound_holds_with_several_devices_and_the_cap() -> None:
+@pytest.mark.parametrize("lies", [None, 400])
+def test_the_false_alarm_bound_holds_with_several_devices_and_one_of_them_that_lies(lies: int | None) -> None:
     parts = [outcomes(0.1, 0.1, seed=s, steps=400) for s in (3, 4, 5)]
     old, new = (np.stack([p[i] for p in parts], axis=-1) for i in (0, 1))
-    log_e = harm_log_e(old, new, cap=0.8 * math.log(1 / ALPHA))
+    if lies is not None:
+        old = np.concatenate([old, np.full_like(old[..., :1], lies)], axis=-1)
+        new = np.concatenate([new, np.zeros_like(new[..., :1])], axis=-1)
+    log_e = harm_log_e(old, new, without=1)
     assert peeked_every_step(log_e, ALPHA) <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
 
 
@@ -71,7 +76,7 @@ def test_a_release_with_equal_answers_is_healthy_within_a_hundred_pairs() -> Non
 
 
 def judge(**devices: Pairs):
-    return paired(devices, margin=0.05, harm_alpha=0.025, health_alpha=0.05)
+    return paired(devices, margin=0.05, harm_alpha=0.025, health_alpha=0.05, colluding=colluders(len(devices)))
 
 
 def test_evidence_does_not_depend_on_the_order_of_devices() -> None:
@@ -132,12 +137,12 @@ def test_the_true_loss_is_hardly_ever_excluded_however_often_one_looks() -> None
 
 @pytest.mark.parametrize(("cohort", "control"), [(5, 45), (10, 10), (20, 20), (50, 200)])
 def test_the_more_of_the_cohort_dies_the_more_it_proves(cohort: int, control: int) -> None:
-    cap = 0.8 * math.log(40)
+    nothing = colluders(cohort)
     found = [
-        installs([Arms(cohort=cohort, cohort_failed=dead, control=control, control_failed=0)], cap=cap).harm_e
+        installs([Arms(cohort=cohort, cohort_failed=dead, control=control, control_failed=0)], colluding=nothing).harm_e
         for dead in range(cohort + 1)
     ]
-    assert found == sorted(found) and found[-1] >= 40
+    assert found == sorted(found) and found[nothing] <= 1.01 and found[-1] >= 40
     assert installs([Arms(cohort=cohort, cohort_failed=cohort, control=control, control_failed=control)]).harm_e <= 1
 
 

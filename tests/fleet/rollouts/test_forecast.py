@@ -57,7 +57,20 @@ def test_inputs_that_repeat_make_it_longer() -> None:
 def test_what_one_device_brought_alone_carries_no_further() -> None:
     few = ahead(replace(AT, scope=Scope(free=6)))
     assert [stage.devices for stage in few.stages] == [1, 3, 6]
-    assert few.stages[1].pairs > 30 and few.stages[2].pairs == 30
+    alone, three, six = (stage.pairs for stage in few.stages)
+    assert three > alone and 30 < six < three, "of six devices two decide nothing, so a third of the three's counts"
+
+
+def test_the_plan_says_how_many_devices_decide_nothing_and_where_two_that_lie_together_could() -> None:
+    def note(free: int) -> str:
+        return " ".join(ahead(replace(AT, scope=Scope(free=free))).notes)
+
+    assert "at least 2 of the first stage's 2 devices must bring audited inputs: one decides nothing" in note(20)
+    assert "of fewer than 5 devices two that lie together can decide" in note(20)
+    assert "at least 3 of the first stage's 10 devices must bring audited inputs: 2 decide nothing together" in note(
+        100
+    )
+    assert "of fewer than" not in note(100)
 
 
 def test_healthy_names_its_margin() -> None:

@@ -17,9 +17,9 @@ ALONE = CohortHealth(present=1, committed=1)
 
 
 def test_good_pairs_are_healthy_and_the_reason_has_the_counts() -> None:
-    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=50), "b": Pairs(both=70)})
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100), "b": Pairs(both=120)})
     assert verdict.judgement == "healthy"
-    assert "not worse by more than 5 points, at 95 %: 120 audited pairs" in verdict.reason
+    assert "not worse by more than 5 points, at 95 %: 220 audited pairs" in verdict.reason
     assert verdict.goal == POLICY.goal
 
 
@@ -64,7 +64,15 @@ def test_one_failed_device_of_several_neither_halts_nor_is_health() -> None:
         assert verdict.judgement == "not-enough-evidence"
         assert f"1 of {present} devices failed (disk), such as d-7" in verdict.reason
         assert "pin those and retry, or promote by hand" in verdict.reason
-    assert judge(POLICY, CohortHealth(present=10, committed=8, failed=2), {}).judgement == "harmful"
+    assert judge(POLICY, CohortHealth(present=4, committed=2, failed=2), {}).judgement == "harmful"
+    assert judge(POLICY, CohortHealth(present=10, committed=7, failed=3), {}).judgement == "harmful"
+
+
+def test_two_devices_of_five_or_more_that_say_they_failed_do_not_halt() -> None:
+    for present in (5, 10, 39):
+        cohort = CohortHealth(present=present, committed=present - 2, failed=2, reasons=("disk",))
+        verdict = judge(POLICY, cohort, {name: Pairs(both=1000) for name in "abcdefg"})
+        assert verdict.judgement == "not-enough-evidence" and "2 of" in verdict.reason
 
 
 def test_silence_without_a_control_to_compare_with_neither_halts_nor_is_health() -> None:
@@ -84,7 +92,7 @@ def test_a_forged_number_of_one_device_decides_nothing_for_a_cohort_of_several()
     assert verdict.judgement == "not-enough-evidence" and verdict.paired.odd == ("enemy",)
     assert judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).judgement == "not-enough-evidence"
     seen_too = {"first": Pairs(both=300), "second": Pairs(both=2, repeats=40)}
-    assert judge(POLICY, WHOLE, seen_too).judgement == "healthy", "the others meet only what is counted already"
+    assert judge(POLICY, WHOLE, seen_too).judgement == "not-enough-evidence", "the second shows nothing by itself"
     assert "1 brought audited pairs, 2 must" in judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).reason
 
 
@@ -93,7 +101,7 @@ def test_one_reachable_device_of_several_decides_no_more_than_one_of_several_tha
     for pairs in (Pairs(only_old=2000), Pairs(both=2000)):
         verdict = judge(POLICY, alone, {"d-1": pairs}, assigned=10)
         assert verdict.judgement == "not-enough-evidence"
-    assert "of 10 devices 1 brought audited pairs, 2 must (9 are not reachable" in verdict.reason
+    assert "of 10 devices 1 brought audited pairs, 3 must (9 are not reachable" in verdict.reason
     assert judge(POLICY, CohortHealth(present=1, failed=1), {}, assigned=10).judgement == "not-enough-evidence"
     slow = judge(BOUND, alone, {}, latencies=(fast(1, 500.0),), assigned=10)
     assert slow.judgement == "not-enough-evidence"
@@ -116,7 +124,7 @@ def test_devices_that_rest_are_said_and_are_no_health() -> None:
 
 def test_failures_within_the_allowance_are_tolerated() -> None:
     cohort = CohortHealth(present=100, committed=95, failed=5)
-    assert judge(POLICY, cohort, {"a": Pairs(both=100), "b": Pairs(both=100)}).judgement == "healthy"
+    assert judge(POLICY, cohort, {str(number): Pairs(both=100) for number in range(11)}).judgement == "healthy"
 
 
 def test_failures_against_the_control_are_harmful() -> None:
@@ -128,7 +136,7 @@ def test_failures_against_the_control_are_harmful() -> None:
 
 
 def test_a_stage_waits_for_as_many_devices_as_were_asked_for() -> None:
-    policy, pairs = GuardPolicy(min_devices=3), {"a": Pairs(both=100), "b": Pairs(both=100)}
+    policy, pairs = GuardPolicy(min_devices=3), {name: Pairs(both=100) for name in "abc"}
     assert judge(policy, CohortHealth(present=5, committed=3), pairs).judgement == "healthy"
     verdict = judge(policy, CohortHealth(present=5, committed=2), pairs)
     assert verdict.judgement == "not-enough-evidence"
@@ -158,6 +166,8 @@ def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> No
         ({"max_p95_us": float("nan")}, "max_p95_us"),
         ({"min_measured": 0}, "min_measured"),
         ({"min_devices": 0}, "min_devices"),
+        ({"colluders": 0.5}, "colluders"),
+        ({"colluders": float("nan")}, "colluders"),
     ],
 )
 def test_a_policy_that_cannot_be_read_is_refused_by_name(document: dict, word: str) -> None:
