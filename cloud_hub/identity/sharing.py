@@ -15,6 +15,7 @@ from cloud_hub.store.tables import CallerUse
 
 EVERY_S = 1.0
 TRUE_FOR_S = 3.0  # what a hub told: it tells again each second, or has ended
+ALONE_S = 30.0  # from one time to the next that a hub tells which hears of no other
 KEPT_S = 3600.0  # of a hub that has ended
 MOST_READ = 10_000  # callers of other hubs in one look
 
@@ -22,7 +23,8 @@ MOST_READ = 10_000  # callers of other hubs in one look
 class RateSharing:
     """Says what this process was asked and hears what others were, once a second; for the limiter's event loop.
 
-    A hub that no caller asks for a tenth of its rate neither writes nor reads.
+    A hub that no caller asks for a tenth of its rate neither writes nor reads. One that hears of no other writes only
+    now and then: another one that begins to tell is heard within a second, and answered in the next.
     """
 
     name = "rates"
@@ -37,7 +39,7 @@ class RateSharing:
     ) -> None:
         self._hub, self._rates, self._monotonic, self._sleep = hub, rates, monotonic, sleep
         self._owner = secrets.token_hex(8)
-        self._told = False  # whether there is something of this hub in the table
+        self._told_at: float | None = None  # since when there is something of this hub in the table
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -51,15 +53,20 @@ class RateSharing:
 
     def exchange(self, mine: dict[str, float]) -> dict[str, float]:
         """Tell what this hub was asked per second, by caller; returns what all others were. Blocks."""
-        if not mine and not self._told:
+        if not mine and self._told_at is None:
             return {}
-        now = self._hub.clock()
+        others, now = self._others(), self._hub.clock()
+        lately = self._told_at is not None and 0.0 <= now - self._told_at < ALONE_S
+        if others or not mine or not lately:
+            self._tell(mine, now)
+        return others
+
+    def _tell(self, mine: dict[str, float], now: float) -> None:
         with self._hub.session() as session:
             gone = (col(CallerUse.hub) == self._owner) | (col(CallerUse.at) < now - KEPT_S)
             session.exec(delete(CallerUse).where(gone))
             session.add_all(CallerUse(hub=self._owner, caller=key, per_s=asked, at=now) for key, asked in mine.items())
-        self._told = bool(mine)
-        return self._others()
+        self._told_at = now if mine else None
 
     def _others(self) -> dict[str, float]:
         now = self._hub.clock()

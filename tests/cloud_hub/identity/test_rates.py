@@ -135,6 +135,24 @@ def test_a_hub_that_is_hardly_asked_touches_no_database(hub: HubFixture, monkeyp
     assert RateSharing(hub.hub, RateLimiter()).exchange({}) == {}
 
 
+def test_a_hub_that_is_alone_tells_now_and_then_and_answers_another_at_once(
+    hub: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, written = RateSharing(hub.hub, RateLimiter()), RateSharing(hub.hub, RateLimiter()), list[float]()
+    monkeypatch.setattr(one, "_tell", lambda mine, now: (written.append(now), RateSharing._tell(one, mine, now)))
+    began = hub.clock()
+    for _ in range(100):
+        assert one.exchange({KEY: 30.0}) == {}
+        hub.clock.advance(1)
+    assert [at - began for at in written] == [0, 30, 60, 90]
+    assert other.exchange({KEY: 10.0}) == {}, "what it told ten seconds ago is no longer true"
+    assert one.exchange({KEY: 30.0}) == {KEY: 10.0}
+    assert other.exchange({KEY: 10.0}) == {KEY: 30.0}, "it was answered within the same second"
+    hub.clock.advance(-500)  # the clock was set back
+    one.exchange({KEY: 20.0})
+    assert written[-1] == hub.clock()
+
+
 def test_every_process_that_answers_shares_its_rates(hub: HubFixture) -> None:
     inference = create_app(hub.hub, inference_only=True).state.inference
     shared = [one for one in inference_services(hub.hub, inference) if isinstance(one, RateSharing)]
