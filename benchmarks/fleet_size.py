@@ -3,7 +3,10 @@
 For each size a fleet is written straight into a database of each kind: devices with labels, their reports and windows,
 and a rollout in its second stage with evidence of each device. Each kind of work is then timed (the median of several)
 and its SQL statements are counted. A `step` comes after a second's share of reports (every device reports once a
-minute); `first_step` reads the whole fleet, as a hub does that starts or takes over. `ingest_alone_ms` and
+minute); `first_step` reads the whole fleet, as a hub does that starts or takes over. `claims` takes in a batch of
+`BATCH` windows of as many devices, each of which says what came of `EACH` audited inputs, half of them of the `SHARED`
+that every device meets, `claims_known` one of inputs that others have met already; `step_after_claims` is the step
+after a batch. `ingest_alone_ms` and
 `ingest_most_ms` are what writing one report takes alone, and at most while a rollout is created. The median is of the
 wall clock; `cpu_ms` is this process's part, which a busy machine does not distort.
 
@@ -14,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +32,8 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from benchmarks.machine import machine
+from cloud_hub.ingest.inbox import Message
+from cloud_hub.ingest.ingestor import Ingestor
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.rollouts.orders import apply_order
@@ -35,11 +42,13 @@ from tests.support import large_fleet
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
 from tests.support.postgres import cluster
+from tests.support.rollouts import claiming
 
 SIZES = (1000, 5000, 10_000, 50_000)
 ROUNDS = 5
+BATCH, EACH, SHARED = 500, 20, 2000
 LISTED = 10_000  # devices that are listed one and all
-GUARD = {"margin": 0.01, "min_pairs": 10**9}  # the step judges everything, and goes on
+GUARD = {"margin": 0.02, "min_pairs": 10**9}  # the step judges everything, and goes on
 PAGES = {
     "device_list": "/api/v1/devices?limit=200",
     "device_list_label": "/api/v1/devices?limit=200&label=site%3Ds7",
@@ -104,6 +113,39 @@ def reports(hub: HubFixture, size: int) -> Callable[[], None]:
     return heard
 
 
+class Speakers:
+    """Devices of a fleet that say in turn what came of audited inputs.
+
+    Args:
+        hub: it has the fleet.
+        rollout: that they speak of.
+        size: devices.
+    """
+
+    def __init__(self, hub: HubFixture, rollout: str, size: int) -> None:
+        self._hub, self._rollout, self._size = hub, rollout, size
+        self._rng, self._spoken, self._batch = random.Random(size), Counter[str](), list[Message]()
+
+    def prepare(self, shared: float) -> None:
+        """Write the next batch, the share `shared` of it of inputs that all devices meet."""
+        self._batch = []
+        for number in self._rng.sample(range(self._size), min(BATCH, self._size)):
+            name = large_fleet.name_of(number)
+            met = self._rng.sample(range(SHARED), round(EACH * shared))
+            own = [self._rng.randrange(2**32, 2**60) for _ in range(EACH - len(met))]
+            self._spoken[name] += 1
+            self._batch.append(claiming(self._rollout, self._spoken[name], name, dict.fromkeys(met + own, "both")))
+
+    def speak(self) -> None:
+        """The hub takes the batch in."""
+        Ingestor(self._hub.hub).take(self._batch)
+
+    def say(self) -> None:
+        """A batch is written and taken in."""
+        self.prepare(0.5)
+        self.speak()
+
+
 def create(hub: HubFixture) -> str:
     """A rollout of the whole channel in four stages."""
     stages = [1, 10, 50, 100]
@@ -162,6 +204,10 @@ def measure(hub: HubFixture, size: int, rounds: int) -> dict[str, Any]:
     engine = RolloutEngine(hub.hub)
     found["first_step"] = timed(hub, engine.step, rounds=1)
     found["step"] = timed(hub, engine.step, reports(hub, size), rounds=rounds)
+    speakers = Speakers(hub, rollouts[-1], size)
+    found["claims"] = timed(hub, speakers.speak, lambda: speakers.prepare(0.5), rounds=rounds)
+    found["claims_known"] = timed(hub, speakers.speak, lambda: speakers.prepare(1.0), rounds=rounds)
+    found["step_after_claims"] = timed(hub, engine.step, speakers.say, rounds=rounds)
     hub.client.post("/login", data={"token": hub.admin_token})
     for name, path in PAGES.items():
         found[name] = timed(hub, page(hub, path), rounds=rounds)

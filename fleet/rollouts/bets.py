@@ -110,11 +110,15 @@ def beside(of_devices: Floats, of_disputed: Floats, *, cap: float = math.inf, wi
 
 def _remaining(gains: Floats, cap: float, without: int) -> Floats:
     """The sums over devices, (…, stakes), less the largest gains of each stake."""
-    capped: Floats = np.minimum(gains, cap)
-    kept = max(0, capped.shape[-2] - without)
-    if 0 < kept < capped.shape[-2]:
-        capped = np.partition(capped, kept, axis=-2)
-    found: Floats = capped[..., :kept, :].sum(axis=-2) + np.minimum(capped[..., kept:, :], 0.0).sum(axis=-2)
+    capped = gains if cap == math.inf else np.minimum(gains, cap)
+    kept = max(0, gains.shape[-2] - without)
+    if kept == gains.shape[-2]:
+        found: Floats = capped.sum(axis=-2)
+        return found
+    by_stake = np.swapaxes(capped, -1, -2).copy()  # its devices lie side by side, which is what a partition wants
+    if kept:
+        by_stake.partition(kept, axis=-1)
+    found = by_stake[..., :kept].sum(axis=-1) + np.minimum(by_stake[..., kept:], 0.0).sum(axis=-1)
     return found
 
 

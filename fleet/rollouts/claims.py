@@ -80,29 +80,27 @@ def with_claim(key: int, claims: Mapping[str, str], device: str, outcome: str) -
     return {name: claimed for name, claimed in claims.items() if name != last} | {device: outcome}
 
 
-def effects(key: int, claims: Mapping[str, str]) -> Counter[tuple[str, str]]:
-    """Return what an input adds to the counts of devices and to those of `SHARED`: (whose, which count), how much.
+def effects(key: int, claims: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Return the counts of devices, and of `SHARED`, to which an input adds one: (whose, which count).
 
     Args:
         key: the input.
         claims: outcomes by device.
     """
-    found = Counter((device, "claimed") for device in claims)
-    found.update((device, OWN[outcome]) for device, outcome in claims.items() if outcome in OWN)
+    found = {(device, "claimed") for device in claims}
+    found |= {(device, OWN[outcome]) for device, outcome in claims.items() if outcome in OWN}
     if len(claims) < SETTLED:
-        return found + Counter(claims.items())
-    found.update((device, "checked") for device in claims)
+        return found | set(claims.items())
+    found |= {(device, "checked") for device in claims}
     told = Counter(claims.values())
     credible = {outcome for outcome, devices in told.items() if devices >= SETTLED} or set(told)
-    found.update((device, "outvoted") for device, outcome in claims.items() if outcome not in credible)
+    found |= {(device, "outvoted") for device, outcome in claims.items() if outcome not in credible}
     if len(credible) == 1:
         outcome = credible.pop()
         owner = _drawn(key, [device for device, claimed in claims.items() if claimed == outcome])
-        found.update([(SHARED, "settled"), (owner, outcome)])
-        return found
-    found.update((device, "disputed") for device, outcome in claims.items() if outcome in credible)
-    found.update([(SHARED, "disputed"), *((SHARED, maybe) for name, maybe in MAYBE.items() if name in credible)])
-    return found
+        return found | {(SHARED, "settled"), (owner, outcome)}
+    found |= {(device, "disputed") for device, outcome in claims.items() if outcome in credible}
+    return found | {(SHARED, "disputed"), *((SHARED, maybe) for name, maybe in MAYBE.items() if name in credible)}
 
 
 def _drawn(key: int, devices: Iterable[str]) -> str:
@@ -124,6 +122,7 @@ class Claims:
     def __init__(self, known: Mapping[int, Mapping[str, str]] | None = None) -> None:
         self._known = dict(known or {})
         self._changed: set[int] = set()
+        self._before: dict[int, Mapping[str, str]] = {}  # claims of inputs whose effects are not counted yet
         self._effects: Counter[tuple[str, str]] = Counter()
 
     def add(self, device: str, outcomes: Mapping[int, str], most: int) -> tuple[int, int]:
@@ -143,8 +142,7 @@ class Claims:
             after = with_claim(key, before or {}, device, outcomes[key])
             if after == (before or {}):
                 continue
-            self._effects.update(effects(key, after))
-            self._effects.subtract(effects(key, before or {}))
+            self._before.setdefault(key, before or {})
             self._known[key] = after
             self._changed.add(key)
             taken += 1
@@ -156,6 +154,11 @@ class Claims:
 
     def adds(self) -> dict[str, dict[str, int]]:
         """Return what the claims add to the counts of devices, others than have claimed among them, and of `SHARED`."""
+        for key, before in self._before.items():  # once for all that a batch says of an input
+            now, then = effects(key, self._known[key]), effects(key, before)
+            self._effects.update(now - then)
+            self._effects.subtract(then - now)
+        self._before.clear()
         found: dict[str, dict[str, int]] = {}
         for (whose, which), count in self._effects.items():
             if count:

@@ -138,6 +138,11 @@ def evidence(hub: HubFixture, rollout: str, *, good: bool = True, attempt: int =
 
 def say(fleet: HubFixture, rollout: str, seq: int, device: str, outcomes: Mapping[int, str]) -> None:
     """The hub hears a window of a device, of inputs by their keys."""
+    Ingestor(fleet.hub).take([claiming(rollout, seq, device, outcomes)])
+
+
+def claiming(rollout: str, seq: int, device: str, outcomes: Mapping[int, str]) -> Message:
+    """The message of a device's window that says what came of inputs, by their keys."""
     inputs = {name: sorted(key for key, outcome in outcomes.items() if outcome == name) for name in OUTCOMES}
     told = PairCounts(
         rollout=rollout,
@@ -160,7 +165,7 @@ def say(fleet: HubFixture, rollout: str, seq: int, device: str, outcomes: Mappin
     envelope = Envelope(
         device=device, spool="s1", seq=seq, base=1, at=1.0, kind="window", body=msgspec.Raw(encode_msgpack(window))
     )
-    Ingestor(fleet.hub).take([Message(topics.uplink(device, "telemetry"), encode_msgpack(envelope))])
+    return Message(topics.uplink(device, "telemetry"), encode_msgpack(envelope))
 
 
 def row_of(hub: HubFixture, rollout: str) -> RolloutRow:
