@@ -13,7 +13,7 @@ from typing import Any
 from cloud_hub.backtest.replay import RaisedAlarm
 from cloud_hub.backtest.run import Outcome
 
-NAMED = 5  # devices in a cell
+NAMED = 5  # devices in a cell, and times of silence
 SPARE = 1.5  # times the inputs that a window needs
 FEW = 0.5  # of the windows; if more have too few rows, that is said first
 HEADS = ("alarm", "raised", "about", "since", "where", "distance", "closed", "what")
@@ -136,11 +136,15 @@ def _notes(outcome: Outcome) -> Iterator[str]:
     if late:
         of = f"{len(late)} of {len(outcome.streams)} baselines"
         yield f"{of} never became steady: what moved little there was not seen"
-    for since, until in outcome.silences:
-        yield f"nothing came from {moment(since)} to {moment(until)}: the monitor was silent"
+    longest = sorted(outcome.silences, key=lambda one: one[0] - one[1])[:NAMED]
+    for since, until in sorted(longest):
+        yield f"nothing that counts came from {moment(since)} to {moment(until)}: the monitor was silent"
+    if more := len(outcome.silences) - len(longest):
+        yield f"it was silent {more:,} more times, each for a shorter time"
     monitor = outcome.monitor
     if monitor is None:
         return
+    yield from (words for words in (monitor.trouble, monitor.uncounted) if words)
     if monitor.state == "no sketch":
         yield "the release has no sketch: where its inputs lie is not watched"
     told = {"left out": monitor.left_out, "data quality": monitor.quality, "outliers": monitor.outliers}

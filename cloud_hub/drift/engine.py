@@ -37,6 +37,7 @@ from cloud_hub.store import uncounted
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Model, Release, WindowRow
 from cloud_hub.store.windows import newest_window, settled
 from fleet.protocol.drift_encoder import decode_encoder
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, SketchRef, decode_manifest
 
@@ -183,7 +184,9 @@ class DriftEngine(PeriodicService):
         rows = new
         if not monitor.basis:
             rows = [*uncounted.awaits(session, monitor), *new]
-            enough = len(rows) >= min(policy.baseline_windows, BATCH)
+            # Where windows are long, the first ones would be put away before many are there.
+            long = basis is not None and len(rows) > 1 and rows[-1].ended_at - rows[0].ended_at >= DAY_S
+            enough = long or len(rows) >= min(policy.baseline_windows, BATCH)
             basis = (basis or intake.basis_of(rows)) if enough else None
             monitor.document = {**monitor.document, **({silence.HEARD: self._hub.clock()} if new else {})}
             gathered = [] if enough else [row.id for row in rows]  # it is beyond them: nobody else waits for it

@@ -14,7 +14,6 @@ from cloud_hub.drift import bets
 from fleet.protocol.durations import HOUR_S
 
 LEAST = 0.05  # of the inputs; less is not worth a look
-MOST = 0.9  # of a margin: a device where everything is outlying shows nothing more
 HOURS = 24
 LAST = 0.1  # weight of the newest window in `now`
 
@@ -52,6 +51,8 @@ def count(found: Outliers, share: float, started: float, ended: float, *, first:
         if found.windows < first or ended - begun < period_s:
             return replace(found, hours=hours)
         return replace(found, hours=(), normal=max(part / many for part, many in hours if many))
+    if (found.normal + LEAST) >= 1:  # a device where everything is outlying shows nothing more
+        return found
     logs = bets.bet(found.logs, share, margin(found))
     since = started if bets.evidence(found.logs) <= 0 else found.since
     return replace(found, logs=logs, since=since)
@@ -59,7 +60,7 @@ def count(found: Outliers, share: float, started: float, ended: float, *, first:
 
 def margin(found: Outliers) -> float:
     """The share under which outliers are as ever."""
-    return min((found.normal or 0.0) + LEAST, MOST)
+    return (found.normal or 0.0) + LEAST
 
 
 def accept(found: Outliers) -> Outliers:

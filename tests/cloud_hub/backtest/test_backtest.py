@@ -91,6 +91,24 @@ def test_silence_is_no_health(release: Path, tmp_path: Path) -> None:
     assert abs(silence["since"] - (BEGAN + 4 * 86_400)) <= 2 * 3600 and silence["until"] >= BEGAN + 5.9 * 86_400
 
 
+def test_one_device_with_windows_of_a_day_gets_its_baseline_before_they_are_put_away(
+    release: Path, tmp_path: Path
+) -> None:
+    file = history(tmp_path / "h.csv", 40, every=3600, devices=1)
+    found = backtest(release, file, "--device", "machine", "--window", "1d")
+    (device,) = [one for one in found["streams"] if one["kind"] == "device"]
+    assert device["windows"] >= 38 and device["baseline"] == "period" and not found["monitor"]["uncounted"]
+
+
+def test_many_times_of_silence_are_summed_up(release: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    on = (BEGAN + 60 * minute for minute in range(40 * 1440) if minute % 4320 < 240)
+    rows = [[at, "m0", *random.normal((20, 1), (2, 0.2))] for at in on]
+    file = write_csv(tmp_path / "h.csv", ["time", "machine", *NAMES], rows)
+    answer = call("cloud-hub", "drift", "backtest", release, file, "--device", "machine", "--window", "1h")
+    assert answer.stdout.count("the monitor was silent") == 5 and "silent 8 more times" in answer.stdout
+
+
 def test_answers_that_become_wrong_are_found_by_their_labels(release: Path, tmp_path: Path) -> None:
     """The inputs stay: nobody but labels can tell."""
     random = np.random.default_rng(5)

@@ -142,6 +142,12 @@ def counted(found: Outliers, shares_, start: float = 0.0) -> Outliers:
     return found
 
 
+def test_a_device_where_everything_is_outlying_shows_nothing_more() -> None:
+    made = counted(Outliers(), [1.0] * 150)
+    assert made.normal == 1.0
+    assert bets.evidence(counted(made, [1.0] * 500, 2 * 86_400.0).logs) <= 0
+
+
 def test_outliers_are_held_to_the_device_s_own_worst_hour() -> None:
     """Nights with a tenth of outliers are no alarm; a fifth at all hours is one."""
     rng = np.random.default_rng(0)
