@@ -35,4 +35,5 @@ CAPABILITIES = (
     "task:embedding",
     "task:multi-label",
     "task:regression",
+    "variable-outputs",
 )

@@ -29,6 +29,7 @@ from model_compiler.report.document import CompileReport, document_of, files
 from model_compiler.running.runner import Wanted
 
 REFERENCE = "reference"
+DETECTION = "detection"  # the task whose answers may differ in size: as many boxes as there are
 
 
 def import_release(
@@ -137,9 +138,13 @@ def _fitted(request: CompileRequest, target: VariantTarget, model: bytes, metric
     if request.encoder is not None:
         naming.check_encoder(request.encoder, data.inputs)
     singles = known is not None and any(tensor.datatype == "FP32" for tensor in known.outputs)
-    return _Fitted(
-        data, tensors, outputs, Wanted(outputs=tuple(tensor.plain_name for tensor in picked), precise=not singles)
+    spec = tasking.task_of(request)
+    wanted = Wanted(
+        outputs=tuple(tensor.plain_name for tensor in picked),
+        precise=not singles,
+        filled=spec is not None and spec.name == DETECTION and not spec.logits,  # of a logit, 0 is no low score
     )
+    return _Fitted(data, tensors, outputs, wanted)
 
 
 def _inputs(request: CompileRequest, target: VariantTarget, found: Ports) -> dict[str, str]:
@@ -190,7 +195,7 @@ def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, ed
         found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", edge.model, wanted=edge.wanted))
     elif request.cloud is not None:
         model = sources.cloud_model(request.cloud, tuple(fitted.data.inputs), fitted.outputs)
-        found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", model))
+        found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", model, wanted=Wanted(filled=fitted.wanted.filled)))
     return found
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+# The capability of an agent whose answers may have another size for each request, as a detector's that counts boxes.
+VARIABLE_OUTPUTS = "variable-outputs"
+
 
 class Tensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An input or output as the Open Inference Protocol names it; -1 is a variable dimension.

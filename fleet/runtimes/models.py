@@ -116,6 +116,8 @@ class Batches:
         if len(fixed) > 1:
             raise ValueError(f"its inputs take different numbers of rows: {sorted(fixed)}")
         self._fixed = fixed.pop() if fixed else None
+        if any(port.added for port in outputs):  # an answer of several rows would not say which box is whose
+            self._fixed = 1
         axes = {port.file.axis for port in inputs if _leads(port)}
         alike = [tuple(p.name for p in inputs if _leads(p) and p.file.axis == axis) for axis in sorted(axes)]
         self._alike = [names for names in alike if len(names) > 1]  # one input agrees with itself
@@ -125,6 +127,8 @@ class Batches:
         """Every input and output counts the same rows first, and the file takes any number of them."""
         ports = (*self._inputs, *self._outputs)
         variable = all(_leads(port) and port.file.shape is not None and port.file.shape[:1] == (-1,) for port in ports)
+        if any(port.added for port in self._outputs):
+            return False
         return variable and len({port.file.axis for port in self._inputs}) == 1
 
     def _answer(self, inputs: Arrays) -> Arrays:
@@ -150,11 +154,28 @@ class Batches:
         for row in range(rows):
             one.update({name: inputs[name][row : row + 1] for name in self._batched})
             answers.append(self._once(one))
-        return {port.name: np.concatenate([answer[port.name] for answer in answers]) for port in self._outputs}
+        return {port.name: stacked([answer[port.name] for answer in answers]) for port in self._outputs}
 
 
 def _leads(port: Port) -> bool:
     return port.spec.shape[:1] == (-1,)
+
+
+def stacked(rows: Sequence[AnyArray]) -> AnyArray:
+    """Answers (m, …) one after the other; where they differ in size, each is filled up at its ends, with 0 or no text.
+
+    So is a detector's answer to several images, each with as many boxes as were found: a box of score 0 is none.
+    """
+    sizes = np.array([row.shape[1:] for row in rows], np.int64)
+    if (sizes == sizes[:1]).all():
+        return np.concatenate(rows)
+    most = sizes.max(axis=0).tolist()
+    found = np.full((sum(map(len, rows)), *most), b"" if rows[0].dtype.kind == "O" else 0, rows[0].dtype)
+    start = 0
+    for row in rows:
+        found[(slice(start, start + len(row)), *map(slice, row.shape[1:]))] = row
+        start += len(row)
+    return found
 
 
 def check_rows(rows: int) -> None:

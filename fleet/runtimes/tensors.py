@@ -48,7 +48,10 @@ class FileTensor(Struct, frozen=True, kw_only=True):
 
 
 class Port(Struct, frozen=True, kw_only=True):
-    """A tensor of the manifest and the file's that it goes to. `scale` is 0.0 when no quantization is hidden."""
+    """A tensor of the manifest and the file's that it goes to. `scale` is 0.0 when no quantization is hidden.
+
+    `added`: an output whose file answers one request without a batch axis, where the manifest has one.
+    """
 
     spec: Tensor
     file: FileTensor
@@ -56,6 +59,7 @@ class Port(Struct, frozen=True, kw_only=True):
     dtype: np.dtype[Any]
     scale: float = 0.0
     zero_point: int = 0
+    added: bool = False
 
     @property
     def name(self) -> str:
@@ -126,7 +130,7 @@ def _both(specs: Sequence[Tensor], found: Sequence[FileTensor]) -> str:
 def _check_shapes(specs: Sequence[Tensor], found: Sequence[FileTensor], kind: str) -> None:
     for spec, tensor in zip(specs, found, strict=True):
         shape = tensor.shape
-        if shape is None:
+        if shape is None or (kind == "output" and lacks_rows(spec.shape, shape)):
             continue
         if len(shape) != len(spec.shape) or any(
             have != -1 and want not in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
@@ -148,7 +152,14 @@ def _port(spec: Tensor, tensor: FileTensor, kind: str) -> Port:
         scale = " without a scale" if dtype is not None and dtype.kind in "iu" and wire.kind == "f" else ""
         raise ValueError(f"{kind} {spec.name!r} is {spec.datatype} in the manifest, {theirs} in the file{scale}")
     hidden = (tensor.scale, tensor.zero_point) if quantized else (0.0, 0)
-    return Port(spec=spec, file=tensor, wire=wire, dtype=dtype, scale=hidden[0], zero_point=hidden[1])
+    added = kind == "output" and lacks_rows(spec.shape, tensor.shape)
+    return Port(spec=spec, file=tensor, wire=wire, dtype=dtype, scale=hidden[0], zero_point=hidden[1], added=added)
+
+
+def lacks_rows(wanted: Sequence[int], own: Sequence[int] | None) -> bool:
+    """Tell whether a file's output (k, …) is one row of the manifest's (1 or -1, k, …), with a size that it leaves
+    open."""
+    return own is not None and -1 in own and wanted[:1] in ((1,), (-1,)) and len(own) + 1 == len(wanted)
 
 
 def _convertible(source: np.dtype[Any] | None, target: np.dtype[Any] | None) -> bool:
@@ -214,6 +225,8 @@ def scalar_of(values: AnyArray, port: Port) -> AnyArray:
 
 def out_of_file(raw: AnyArray, port: Port) -> AnyArray:
     """The application's view of an output; `raw` is already its own."""
+    if port.added:
+        raw = np.asarray(raw)[None]
     if port.scale:
         return ((raw.astype(np.float32) - port.zero_point) * port.scale).astype(port.wire, copy=False)
     if port.wire.kind == "O":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from msgspec import UNSET, UnsetType, structs
@@ -23,11 +23,13 @@ from model_compiler.running.runner import VariantProfile
 
 @dataclass(frozen=True)
 class Ran:
-    """An artifact and its outputs on the validation set, by name (n, …)."""
+    """An artifact and its outputs on the validation set, by name (n, …); `sizes` of those that were filled up, as in
+    `runner.Run`."""
 
     artifact: Artifact
     outputs: Outputs
     profile: VariantProfile
+    sizes: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def run(
     for artifact in artifacts:
         try:
             found = _answers(artifact, data, preparation)
-            outputs = _named(artifact, found, names)
+            outputs = _named(artifact, found, found.outputs, names)
+            sizes = _named(artifact, found, found.sizes, names)
             for name, values in outputs.items():
                 if name not in non_finite:
                     runner.check_finite(artifact.name, name, values)
@@ -116,7 +119,7 @@ def run(
             refused[artifact.name], hint = str(error), error.hint
             strange |= {artifact.name} if isinstance(error, NotFiniteError) else set()
             continue
-        ran.append(Ran(artifact, outputs, found.profile))
+        ran.append(Ran(artifact, outputs, found.profile, {name: each for name, each in sizes.items() if len(each)}))
     ran = _without_strange_bases(ran, float_bases(artifacts), strange, refused)
     if not any(item.artifact.placement == "edge" for item in ran):
         raise TargetError("no variant runs: " + "; ".join(refused.values()), hint=hint)
@@ -157,11 +160,12 @@ def _answers(artifact: Artifact, data: Dataset, preparation: Preparation) -> run
     )
 
 
-def _named(artifact: Artifact, found: runner.Run, names: tuple[str, ...]) -> dict[str, Array]:
-    """The outputs by name; a cloud variant's several are called as the release's, or it is not the same model."""
+def _named(artifact: Artifact, found: runner.Run, arrays: Sequence[Array], names: tuple[str, ...]) -> dict[str, Array]:
+    """Arrays of the outputs, in the file's order, by name; a cloud variant's several are called as the release's, or it
+    is not the same model."""
     theirs = [tensor.name for tensor in found.profile.outputs]
     if set(theirs) == set(names):
-        by_name = dict(zip(theirs, found.outputs, strict=True))
+        by_name = dict(zip(theirs, arrays, strict=True))
         return {name: by_name[name] for name in names}
     if len(theirs) != len(names) or (artifact.placement == "cloud" and len(names) > 1):
         raise TargetError(
@@ -169,7 +173,7 @@ def _named(artifact: Artifact, found: runner.Run, names: tuple[str, ...]) -> dic
             subject=artifact.name,
             hint="export it with these names (torch.onnx.export: output_names)",
         )
-    return dict(zip(names, found.outputs, strict=True))
+    return dict(zip(names, arrays, strict=True))
 
 
 def judge(

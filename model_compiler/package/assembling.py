@@ -19,6 +19,7 @@ from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, SketchRef, Tensor, Variant
 from fleet.protocol.preprocessing import required_by
 from fleet.protocol.task import CLASSIFICATION, TaskSpec
+from fleet.protocol.tensor_spec import VARIABLE_OUTPUTS
 from model_compiler.errors import CompilerError, GateError
 from model_compiler.evaluate import tasking
 from model_compiler.evaluate.judging import Judged
@@ -78,7 +79,7 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     inputs = _tensors(parts, parts.validation.inputs, kept, "input")
     profile_data = drift_reference.profile(parts.background.inputs, inputs, parts.request.features)
     manifest = Manifest(
-        requires=(*required_by(steps, front), *((SKETCH_GAPS,) if gaps else ())),
+        requires=(*required_by(steps, front), *((SKETCH_GAPS,) if gaps else ()), *_sized(kept)),
         preprocess=steps or msgspec.UNSET,
         front=front or msgspec.UNSET,
         inputs=inputs,
@@ -103,16 +104,23 @@ def _selftest(parts: Parts, kept: Sequence[Judged]) -> tuple[SelfTest, bytes]:
     """The self-test section and its vectors' blob; inputs that the release before asks are asked again."""
     first_ran, former = kept[0].ran, parts.request.before()
     ranks = parts.metric.classes and first(first_ran.outputs).ndim <= 2
+    sizes = {(item.name, name): found for item in kept for name, found in item.ran.sizes.items()}
     section, _, data = vectors.build(
         parts.validation,
         {item.name: item.ran.outputs for item in kept},
         tasking.groups_of(parts.task, parts.class_names(), first_ran.outputs, classes=ranks),
-        vectors.Rows(first_ran.profile.sliced, first_ran.profile.batched),
+        vectors.Rows(first_ran.profile.sliced, first_ran.profile.batched, sizes),
         classes=parts.metric.classes,
         least=tasking.least_agreement(parts.task),
         former=former.vectors if former is not None else (),
     )
     return section, data
+
+
+def _sized(kept: Sequence[Judged]) -> tuple[str, ...]:
+    """The capability of agents that take answers of another size for each request, where a variant gives them."""
+    sized = any(item.ran.profile.added or item.ran.sizes for item in kept)
+    return (VARIABLE_OUTPUTS,) if sized else ()
 
 
 def _lineage(request: CompileRequest) -> Lineage:
@@ -169,9 +177,13 @@ def _shape(name: str, place: int, array: Array, kept: Sequence[Judged], kind: st
     for item in kept:
         found = item.ran.profile.inputs if kind == "input" else item.ran.profile.outputs
         by_name = {tensor.plain_name: tensor for tensor in found} | {tensor.name: tensor for tensor in found}
-        files.append(by_name.get(name, found[place]).shape)
+        own = by_name.get(name, found[place]).shape
+        added = kind == "output" and item.ran.profile.added and own is not None
+        files.append((shape[0], *own) if added and own is not None else own)
     if any(own is None or len(own) != len(shape) for own in files):
         return shape
+    if kind == "output" and any(item.ran.profile.added or item.ran.sizes for item in kept):  # as many as one finds
+        return tuple(-1 if any(own[axis] == -1 for own in files if own) else size for axis, size in enumerate(shape))
     return tuple(-1 if all(own[axis] == -1 for own in files if own) else size for axis, size in enumerate(shape))
 
 

@@ -26,10 +26,14 @@ Array = npt.NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """The tensors with rows: these `inputs` of a request, and its `answers`. Any other is one sample's whole tensor."""
+    """The tensors with rows: these `inputs` of a request, and its `answers`. Any other is one sample's whole tensor.
+
+    `sizes` are those of answers that were filled up, by variant and output, as in `runner.Run`.
+    """
 
     inputs: Collection[str]
     answers: bool
+    sizes: Mapping[tuple[str, str], Array] = MappingProxyType({})
 
 
 def choose(
@@ -50,7 +54,7 @@ def choose(
     Returns:
         Indices of rows.
     """
-    stack = np.stack([table(first(o)) if classes else _numbers(first(o)) for o in outputs.values()])
+    stack = _side_by_side([table(first(o)) if classes else _numbers(first(o)) for o in outputs.values()])
     stack = np.nan_to_num(stack.astype(np.float64))
     steady = np.arange(stack.shape[1])
     if classes:
@@ -72,6 +76,12 @@ def choose(
         rank[index] = seen.get(int(groups[index]), 0)
         seen[int(groups[index])] = rank[index] + 1
     return mine + (apart + sorted(rest, key=lambda i: (rank[i], i)))[:count]
+
+
+def _side_by_side(tables: Sequence[Array]) -> Array:
+    """Tables (n, …) as one array; narrower ones are filled up with zeros, as a detector's with fewer boxes."""
+    widest = max(found.shape[1] for found in tables)
+    return np.stack([np.pad(found, ((0, 0), (0, widest - found.shape[1]))) for found in tables])
 
 
 def build(
@@ -105,7 +115,10 @@ def build(
                 to_array(name, _one(array, row, rows=name in counts.inputs)) for name, array in data.inputs.items()
             ),
             outputs={
-                variant: tuple(to_array(name, _one(values, row, rows=counts.answers)) for name, values in found.items())
+                variant: tuple(
+                    to_array(name, _one(_own(values, row, counts.sizes.get((variant, name))), row, rows=counts.answers))
+                    for name, values in found.items()
+                )
                 for variant, found in golden.items()
             },
         )
@@ -117,6 +130,11 @@ def build(
         blob=blob, vectors=len(vectors), tolerance=_tolerance(outputs), min_agreement=1.0 if classes else least
     )
     return selftest, blob, encoded
+
+
+def _own(values: Array, row: int, sizes: Array | None) -> Array:
+    """An output (n, …) without what fills up the answer to one of its rows."""
+    return values if sizes is None else values[(slice(None), *map(slice, sizes[row].tolist()))]
 
 
 def _one(array: Array, row: int, *, rows: bool) -> Array:

@@ -39,12 +39,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """The wanted answers of a file: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
     integers, `precise` half and double precision, which else become single.
 
+    `filled`: answers that differ in size from sample to sample are filled up with zeros, and those without a batch axis
+    get one; else they are refused.
+
     `real` says of inputs, by their names in the data or in what the steps make of it, whose integers stand for real
     values that this file takes: (scale, zero point)."""
 
     outputs: tuple[str, ...] = ()
     raw: bool = False
     precise: bool = False
+    filled: bool = False
     real: dict[str, tuple[float, int]] = {}
 
 
@@ -71,7 +75,8 @@ class VariantProfile(Struct, frozen=True, kw_only=True):
     `inputs` are the file's tensors in the data's order, `outputs` those that were wanted. `batched`: the first axis of
     every output, and of the inputs `sliced`, counts samples; any other input is whole, one sample's. In a model that is
     not batched a sample of an input in `sliced` keeps a first axis of one. `places` say by the data's names which of
-    the file's inputs each is, `output_places` which of its outputs. `load_ms` is the time until the model could run;
+    the file's inputs each is, `output_places` which of its outputs. `added`: its
+    outputs have no batch axis of their own. `load_ms` is the time until the model could run;
     `peak_memory_bytes` what loading and running it added to the process at most.
     """
 
@@ -81,6 +86,7 @@ class VariantProfile(Struct, frozen=True, kw_only=True):
     sliced: tuple[str, ...]
     places: dict[str, int]
     output_places: tuple[int, ...]
+    added: bool = False
     load_ms: float
     peak_memory_bytes: int
 
@@ -94,10 +100,12 @@ class RunLatency(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Run:
-    """`outputs[k]` has shape (n, …) for the file's k-th output."""
+    """`outputs[k]` has shape (n, …) for the file's k-th output. Of one that was filled up, `sizes[k]` (n, axes - 1) has
+    what each sample's answer was before; of others it is empty."""
 
     outputs: tuple[Array, ...]
     profile: VariantProfile
+    sizes: tuple[Array, ...] = ()
 
 
 def run(
@@ -133,7 +141,7 @@ def run(
     if finite:
         for tensor, values in zip(profile.outputs, outputs, strict=True):
             check_finite(name, tensor.name, values)
-    return Run(outputs, profile)
+    return Run(outputs, profile, tuple(arrays[f"sizes_{place}"] for place in range(len(outputs))))
 
 
 def check_finite(name: str, output: str, values: Array) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fleet import runtimes
 from fleet.protocol.manifest import Runtime, Tensor
 from fleet.protocol.tensors import DTYPES, datatype_of
-from fleet.runtimes.models import ModelFile
+from fleet.runtimes.models import ModelFile, stacked
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.inputs import ports
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
@@ -25,6 +25,7 @@ from model_compiler.running.runner import RunJob, RunLatency, VariantProfile, Wa
 
 ROUNDS, WARM_UP, LEAST_ROUNDS = 200, 10, 20  # interleaved rounds of a latency measurement
 BUDGET_S = 20.0  # slow models get fewer rounds
+BOXES = 2  # axes of the boxes of one image
 
 Array = npt.NDArray[Any]
 NAMES: dict[Runtime, str] = {"litert": "ai-edge-litert", "onnx": "onnxruntime"}
@@ -64,12 +65,15 @@ class Loaded:
         self.output_places = tuple(file.outputs.index(tensor) for tensor in self.outputs)
         pairs = list(zip(names, self.inputs, arrays, strict=True))
         self.sliced = tuple(name for name, tensor, array in pairs if _is_sliced(name, tensor, array))
-        self.batched = bool(self.sliced) and all(map(_counts_rows, self.outputs))
+        self.added = wanted.filled and _is_without_rows(self.outputs)
+        self.batched = bool(self.sliced) and (self.added or all(map(_counts_rows, self.outputs)))
         inputs = [
             Tensor(name=name, datatype=datatype_of(array), shape=self._shape(name, tensor, array))
             for name, tensor, array in pairs
         ]
-        self._outputs = tuple(_output(tensor, wanted) for tensor in self.outputs)
+        self._filled = wanted.filled
+        rows = () if not self.added else (-1,) if self.batched else (1,)
+        self._outputs = tuple(_output(tensor, wanted, rows) for tensor in self.outputs)
         # A file that names none of its inputs as the data does was converted from a source that did, in its order.
         strict = bool(ports.own_names(names, file.inputs).keys() & set(names)) or file.keeps_names
         self._model = file.model(inputs, self._outputs, strict=strict)
@@ -113,28 +117,43 @@ class Loaded:
     def _row(self, row: int) -> dict[str, Array]:
         return {name: array[row : row + 1] for name, array in self._arrays.items()}
 
-    def answers(self, places: Sequence[int]) -> list[Array]:
-        """These outputs for every sample, each (n, …)."""
+    def answers(self, places: Sequence[int]) -> list[tuple[Array, Array]]:
+        """These outputs for every sample, each (n, …), with the sizes that they had; see `_joined`."""
         rows = [self.answer(row) for row in range(len(self))]
-        return [_joined(self.outputs[place].plain_name, [answer[place] for answer in rows]) for place in places]
+        return [
+            _joined(self.outputs[place].plain_name, [answer[place] for answer in rows], filled=self._filled)
+            for place in places
+        ]
 
 
-def _joined(output: str, rows: Sequence[Array]) -> Array:
-    """The answers to all samples, each (1, …), as one array; ValueError where they differ in size."""
+def _joined(output: str, rows: Sequence[Array], *, filled: bool) -> tuple[Array, Array]:
+    """The answers to all samples, each (1, …), as one array, and where they had to be filled up their sizes (n, axes).
+
+    Raises ValueError where they differ in size, and are not to be filled up.
+    """
     sizes = sorted({row.shape[1:] for row in rows})
-    if len(sizes) > 1:
+    if len(sizes) == 1:
+        return np.concatenate(rows), np.empty((0, 0), np.int64)
+    if not filled:
         least, most = (list(size) for size in (sizes[0], sizes[-1]))
         raise ValueError(
-            f"output {output!r} has another size for each sample ({least} to {most}), and a release's have one: let "
-            "the model fill up to the largest, a detector with boxes of score 0"
+            f"output {output!r} has another size for each sample ({least} to {most}), which only a detection's boxes "
+            "may have (import it with --task detection:…): let the model fill up to the largest"
         )
-    return np.concatenate(rows)
+    return stacked(rows), np.array([row.shape[1:] for row in rows], np.int64)
 
 
 def _real(integers: Array, scale: float, zero_point: int) -> Array:
     """The real values that quantized integers stand for."""
     values: Array = (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
     return values
+
+
+def _is_without_rows(outputs: Sequence[FileTensor]) -> bool:
+    """Tell whether a detector's outputs are of one image: boxes (k, 4), and as many as it finds."""
+    shapes = [tensor.shape for tensor in outputs]
+    known = [shape for shape in shapes if shape is not None]
+    return len(known) == len(shapes) and any(-1 in shape for shape in known) and max(map(len, known)) == BOXES
 
 
 def _counts_rows(tensor: FileTensor) -> bool:
@@ -163,14 +182,14 @@ def _chosen(found: Sequence[FileTensor], names: Sequence[str]) -> tuple[FileTens
     return tuple(by_name[name] for name in names if name in by_name) or tuple(found)
 
 
-def _output(tensor: FileTensor, wanted: Wanted) -> Tensor:
+def _output(tensor: FileTensor, wanted: Wanted, rows: tuple[int, ...]) -> Tensor:
     if tensor.datatype not in DTYPES:
         raise ValueError(f"output {tensor.name!r} is no tensor of numbers or text; export the model without it")
     real = tensor.dtype.kind == "f" and not wanted.precise
     real = real or (tensor.dtype.kind in "iu" and tensor.scale != 0.0 and not wanted.raw)
     # NaN and infinity are looked for later, where it is known whether the model means them.
     datatype = "FP32" if real else tensor.datatype
-    return Tensor(name=tensor.name, datatype=datatype, shape=tensor.shape or (), finite=False)
+    return Tensor(name=tensor.name, datatype=datatype, shape=(*rows, *(tensor.shape or ())), finite=False)
 
 
 def _measure(models: dict[str, Loaded]) -> dict[str, RunLatency]:
@@ -213,7 +232,8 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
     loaded.answer(0)
     peak = max(0, _resident("VmHWM") - before)
     found = loaded.answers(range(len(loaded.outputs)))
-    save_arrays(Path(job.result), {f"output_{place}": array for place, array in enumerate(found)})
+    answers = {f"output_{place}": array for place, (array, _) in enumerate(found)}
+    save_arrays(Path(job.result), answers | {f"sizes_{place}": sizes for place, (_, sizes) in enumerate(found)})
     profile = VariantProfile(
         inputs=loaded.inputs,
         outputs=loaded.outputs,
@@ -221,6 +241,7 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
         sliced=loaded.sliced,
         places=loaded.places,
         output_places=loaded.output_places,
+        added=loaded.added,
         load_ms=load_ms,
         peak_memory_bytes=peak,
     )
@@ -239,7 +260,7 @@ def main(job_file: Path) -> None:
         for name, (runtime, path, wanted) in job.models.items()
     }
     if job.mode == "firsts":
-        save_arrays(Path(job.result), {name: model.answers([0])[0] for name, model in loaded.items()})
+        save_arrays(Path(job.result), {name: model.answers([0])[0][0] for name, model in loaded.items()})
         return
     Path(job.result).write_bytes(msgspec.json.encode(_measure(loaded)))
 

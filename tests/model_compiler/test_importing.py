@@ -216,7 +216,7 @@ def test_an_array_holds_rows_or_whole_inputs(shape: list[Any], given: Any, slice
     x = RANDOM.normal(size=given).astype(np.float32)
     model = loaded(doubled("FP32", shape), x=x)
     assert (model.sliced == ("x",), model.batched) == (sliced, batched)
-    (answer,) = model.answers([0])
+    ((answer, _),) = model.answers([0])
     np.testing.assert_allclose(answer, 2 * x, rtol=1e-6)
 
 
