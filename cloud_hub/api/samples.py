@@ -13,7 +13,8 @@ from cloud_hub.api.bodies import JsonBody, read_upload
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.errors import NotFoundError
-from cloud_hub.samples import index, intake, pictures, ranking, snapshots, store
+from cloud_hub.samples import index, intake, labelling, pictures, ranking, snapshots, store
+from fleet.api.labelling import LabelTasks, WantedTasks
 from fleet.api.samples import (
     DeletedSample,
     Labels,
@@ -96,6 +97,12 @@ def label(hub: HubDep, caller: OperatorUser, wanted: Annotated[Labels, JsonBody(
     labels = {item.id: item.label for item in wanted.labels}
     count = store.label(hub, labels, by=wanted.by, actor=caller.actor)
     return WrittenLabels(labelled=count, by=wanted.by)
+
+
+@router.post("/api/v1/samples/tasks", responses=errors(404))
+def tasks(hub: HubDep, caller: Viewer, wanted: Annotated[WantedTasks, JsonBody(WantedTasks)]) -> LabelTasks:
+    """Samples as tasks for people who label elsewhere, many at a time; changes nothing."""
+    return labelling.tasks_for(hub, wanted)
 
 
 @router.get("/api/v1/samples/{sample}", responses=errors(404))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from sqlmodel import Session, col, func, select
 
 from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
-from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.errors import ConflictError, HubError, InvalidError, NotFoundError
 from cloud_hub.samples import owners_check, parquet
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
@@ -29,6 +30,7 @@ from fleet.protocol.messages import Sample
 from fleet.protocol.task import CUSTOM
 from fleet.tasks import Task
 
+log = logging.getLogger(__name__)
 TRIES = 8
 MOST_CLASSES = 1 << 31  # where no release says how many there are
 OTHERS = "for other labels publish a release that names its task: model-compiler compile --task"
@@ -66,6 +68,17 @@ def arrays(hub: Hub, row: SampleRow) -> parquet.Arrays:
     if found is None:
         raise NotFoundError(f"sample {row.id} has lost its data", subject=row.id)
     return found
+
+
+def arrays_of(hub: Hub, paths: Iterable[str]) -> dict[str, parquet.Arrays]:
+    """The arrays of all samples in some partitions, by their ids; without partitions that are gone meanwhile."""
+    parts = []
+    for path in sorted(set(paths)):
+        try:
+            parts.append(hub.objects.get(path).data)
+        except HubError as error:  # deleted in this moment; the others are shown
+            log.info("samples in %s are shown without their data: %s", path, error)
+    return parquet.arrays_of(parts)
 
 
 def get(hub: Hub, sample: str) -> SampleRow:

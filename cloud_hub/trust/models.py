@@ -43,7 +43,11 @@ def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
     check_name(wanted.name, "model")
     with hub.session() as session:
         if session.get(Model, wanted.name) is not None:
-            raise ConflictError(f"model {wanted.name!r} exists", subject=wanted.name, hint="change it with PATCH")
+            raise ConflictError(
+                f"model {wanted.name!r} exists",
+                subject=wanted.name,
+                hint=f"change it: fleet model change {wanted.name}",
+            )
         first = gone.first_release(session, wanted.name)
         row = Model(
             name=wanted.name,

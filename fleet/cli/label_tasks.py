@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fleet.api.labelling import MOST_TASKS, BoxUnit
 from fleet.cli.answered import class_of, confidence_of
-from fleet.errors import FleetError, NotFoundError
+from fleet.cli.label_config import config_of
+from fleet.errors import ConflictError, FleetError
 
 if TYPE_CHECKING:
-    from fleet.api.samples import SampleArray, SampleInfo
+    from fleet.api.labelling import LabelTask, LabelTasks
+    from fleet.api.samples import SampleInfo
     from fleet.client import Client
 
 AT_ONCE = 500  # labels of one request: a refused one costs another request with the others
-HEARD_EVERY = 200  # samples, each of which is a request
+HEARD_EVERY = 1000  # samples
 MOST_REFUSED = 1000  # by the hub; then the file is the wrong one
-VALUES, SHOWN = 256, 4000  # values of an input, and characters of all of them, that a task shows
 HEADING = ("sample", "label", "device", "release", "reason", "confidence", "edge said", "cloud said", "inputs")
+DETECTION = "detection"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell begins with it
+
+
+class Written(NamedTuple):
+    """Tasks as the `text` of a file, with Label Studio's configuration; how many there are, how many samples were gone
+    meanwhile, and of how many the inputs do not stand there whole."""
+
+    text: str
+    config: str
+    samples: int
+    gone: int
+    cut: int
 
 
 class Sent(NamedTuple):
@@ -33,27 +47,59 @@ class Sent(NamedTuple):
     untried: int
 
 
-def write_tasks(
-    client: Client, samples: Iterable[SampleInfo], *, studio: bool, hear: Callable[[int], None]
-) -> tuple[str, int, int]:
-    """Label Studio's JSON, or CSV; how many tasks it has, and how many samples were gone meanwhile.
+def write_tasks(client: Client, samples: Iterable[SampleInfo], *, studio: bool, hear: Callable[[int], None]) -> Written:
+    """Read samples from the hub, many at a time, and write them as Label Studio's JSON, or as CSV.
 
-    `hear` is told now and then how many samples were read: the hub is asked for each by itself.
+    `hear` is told now and then how many samples were read.
+
+    Raises:
+        ConflictError: boxes cannot be drawn, since nothing tells what their numbers count.
     """
     rows: list[Any] = []
-    gone = 0
-    for place, sample in enumerate(samples):
-        if place and place % HEARD_EVERY == 0:
-            hear(place)
-        try:
-            rows.append(_task(client, sample) if studio else _row(client, sample))
-        except NotFoundError:
-            gone += 1
+    counts = dict.fromkeys(("gone", "cut"), 0)
+    form = ""
+    boxes: BoxUnit = ""
+    done = 0
+    for batch in _batches(samples):
+        by_id, left = {sample.id: sample for sample in batch}, [sample.id for sample in batch]
+        told = done // HEARD_EVERY
+        while left:
+            found = client.label_tasks(batch[0].model, left, boxes=boxes, words=not studio)
+            boxes = found.boxes
+            if studio and found.items and not form:
+                form = config_of(found, _drawable(found, batch[0].model))
+            rows += [(_task if studio else _row)(found, one, by_id[one.id]) for one in found.items]
+            counts["cut"] += sum(one.cut for one in found.items)
+            counts["gone"] += len(left) - len(found.items) - len(found.left)
+            left = found.left
+        done += len(batch)
+        if done // HEARD_EVERY > told:
+            hear(done)
     if studio:
-        return json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1) + "\n", len(rows), gone
+        return Written(
+            json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1) + "\n", form, len(rows), **counts
+        )
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([HEADING, *rows])
-    return text.getvalue(), len(rows), gone
+    return Written(text.getvalue(), "", len(rows), **counts)
+
+
+def _batches(samples: Iterable[SampleInfo]) -> Iterator[list[SampleInfo]]:
+    """Samples of one model, as many at a time as the hub gives."""
+    some = iter(samples)
+    while batch := list(islice(some, MOST_TASKS)):
+        yield batch
+
+
+def _drawable(found: LabelTasks, model: str) -> LabelTask:
+    """The first task, of which the configuration is made; ConflictError where its boxes cannot be drawn."""
+    first = found.items[0]
+    if found.task == DETECTION and first.box is None:
+        why = "no answer tells what the numbers of its boxes count" if first.kind == "image" else "it shows no picture"
+        unit = f'fleet model change {model} --policy \'{{"samples": {{"boxes": "pixels"}}}}\''
+        hint = f"say it, pixels or share: {unit}" if first.kind == "image" else "give them as JSON: --format csv"
+        raise ConflictError(f"nobody can draw boxes on samples of {model}: {why}", subject=model, hint=hint)
+    return first
 
 
 def send_each(client: Client, labels: Mapping[str, Any], *, by: str) -> Sent:
@@ -89,38 +135,28 @@ def _refused(error: FleetError) -> str:
     return f"{why}; {error.hint}" if error.hint else why
 
 
-def in_words(inputs: Iterable[SampleArray]) -> str:
-    """A sample's inputs as text: a lone text as it is, else each by its name and its first values."""
-    arrays = list(inputs)
-    if len(arrays) == 1 and arrays[0].datatype == "BYTES" and len(arrays[0].data) == 1:
-        text = str(arrays[0].data[0])
-    else:
-        text = "; ".join(
-            f"{array.name}: {', '.join(map(str, array.data[:VALUES]))}" + (", …" if len(array.data) > VALUES else "")
-            for array in arrays
-        )
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-
-
-def _task(client: Client, sample: SampleInfo) -> dict[str, Any]:
-    """`data.sample` leads back; `data.image` is a picture (a data URI), or `data.text` the inputs."""
+def _task(found: LabelTasks, shown: LabelTask, sample: SampleInfo) -> dict[str, Any]:
+    """A task: `data.sample` leads back, `data.task` says how to read its annotations, and what `kind` says is shown."""
     data: dict[str, Any] = {
         "sample": sample.id,
+        "task": found.task,
         "model": sample.model,
         "device": sample.device_id,
         "release": sample.release,
         "reason": sample.reason,
-        "confidence": sample.confidence,
+        "confidence": confidence_of(sample),
+        shown.kind: getattr(shown, shown.kind),
     }
-    try:
-        data["image"] = "data:image/png;base64," + base64.b64encode(client.picture(sample.id)).decode()
-    except NotFoundError:  # no image, or no such sample any more: then the next request says so
-        data["text"] = in_words(client.sample(sample.id).inputs)
+    if shown.text:
+        data["text"] = shown.text
+    if found.values > 1:
+        data["values"] = found.values
+    if shown.box is not None:
+        data["box"] = list(shown.box)
     return {"data": data}
 
 
-def _row(client: Client, sample: SampleInfo) -> list[str]:
-    detail = client.sample(sample.id)
+def _row(found: LabelTasks, shown: LabelTask, sample: SampleInfo) -> list[str]:
     edge = class_of(sample.prediction)
     cells = (
         sample.id,
@@ -129,9 +165,9 @@ def _row(client: Client, sample: SampleInfo) -> list[str]:
         sample.release,
         sample.reason,
         confidence_of(sample),
-        in_words(detail.outputs) if edge is None else edge,
+        shown.answer or ("" if edge is None else edge),
         class_of(sample.cloud_prediction),
-        in_words(detail.inputs),
+        shown.text,
     )
     return ["" if cell is None else _cell(cell) for cell in cells]
 

@@ -122,7 +122,8 @@ def export(
 ) -> None:
     """Write every sample of a model to a Parquet file, or those without a label as tasks for people.
 
-    Label Studio's tasks hold a small picture, or the inputs as text; a CSV file has an empty column `label`.
+    Label Studio's tasks hold a picture, a sound, values over time, a table or text, and a file beside them has the
+    labelling configuration of the model's task; a CSV file has an empty column `label`.
 
     Example: fleet sample export --model digits --format label-studio --ranked 50 --out tasks.json
     """
@@ -142,15 +143,22 @@ def export(
         else client.ranked_samples(model, count=ranked, since_alarm=since_alarm).items
     )
     advice = iter(["; --ranked 50 writes only those that are worth a label most"] if ranked is None else [])
-    text, written, gone = write_tasks(
-        client,
-        samples,
-        studio=format_ == ExportFormat.label_studio,
-        hear=lambda done: print_note(f"{done} samples so far" + next(advice, "")),
+    studio = format_ == ExportFormat.label_studio
+    written = write_tasks(
+        client, samples, studio=studio, hear=lambda done: print_note(f"{done} samples so far" + next(advice, ""))
     )
-    out.write_text(text, encoding="utf-8", newline="")
-    document = {"file": str(out), "samples": written, "gone": gone}
-    print_document(document, [("file", "file"), ("samples", "samples"), ("gone meanwhile", "gone")], json=json)
+    out.write_text(written.text, encoding="utf-8", newline="")
+    document: dict[str, object] = {"file": str(out), "samples": written.samples, "gone": written.gone}
+    if written.config:
+        config = out.with_suffix(".xml")
+        config.write_text(written.config, encoding="utf-8")
+        document["config"] = str(config)
+    columns = [("file", "file"), ("samples", "samples"), ("gone meanwhile", "gone")]
+    print_document(document, [*columns, *([("configuration", "config")] if written.config else [])], json=json)
+    if written.cut and not studio:
+        print_note(
+            f"inputs of {written.cut} samples are more than a cell holds, and end with …: --format parquet has all"
+        )
 
 
 @app.command("import")
@@ -163,7 +171,7 @@ def import_(
 ) -> None:
     """Write down the labels in a file, each by itself: one that is refused takes no other along (exit code 1).
 
-    Of Label Studio: choices (classes by number or name) and numbers. What cannot be meant is named with its task.
+    Of Label Studio: choices, numbers, rectangles and text, as the task wants them. What cannot be meant is named.
 
     Example: fleet sample import project.json --format label-studio --by ada
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 from pydantic import JsonValue, ValidationError
@@ -19,6 +19,7 @@ from fleet.api.drift import (
     StreamPage,
 )
 from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions, TuneOptions
+from fleet.api.labelling import BoxUnit, LabelTasks, WantedTasks
 from fleet.api.runs import RunInfo, RunPage
 from fleet.api.samples import (
     MAX_LABELS,
@@ -153,6 +154,20 @@ class SampleCalls(Calls):
         query = urlencode({"model": model, "count": count, "since_alarm": str(since_alarm).lower()})
         path = f"/samples/ranked?{query}"
         return self._read(self._send("GET", path, timeout=UPLOAD_TIMEOUT_S), path, RankedSamples)
+
+    def label_tasks(
+        self, model: str, samples: Sequence[str], *, boxes: BoxUnit = "", words: bool = False
+    ) -> LabelTasks:
+        """Return samples as tasks for people who label; at most `MOST_TASKS`.
+
+        Args:
+            model: the samples' model.
+            samples: their ids.
+            boxes: the unit of boxes that an earlier answer named.
+            words: whether only the inputs as text are wanted.
+        """
+        body = WantedTasks(model=model, ids=list(samples), boxes=boxes, words=words)
+        return self._post("/samples/tasks", body, LabelTasks, timeout=UPLOAD_TIMEOUT_S)
 
     def picture(self, sample: str) -> bytes:
         """A sample's first image as a small PNG; NotFoundError where no input is one."""

@@ -134,6 +134,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/events/{event}/resend": {"target": "ops"},
     "POST /api/v1/event-tests": {"target": "ops"},
     "POST /api/v1/samples/labels": {"labels": [{"id": "s1", "label": 3}], "by": "ada"},
+    "POST /api/v1/samples/tasks": {"model": "digits", "ids": ["s1"], "boxes": "pixels", "words": True},
     "POST /api/v1/snapshots": {"model": "digits"},
     "POST /api/v1/jobs": {
         "kind": "retrain",

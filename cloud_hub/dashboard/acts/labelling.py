@@ -13,7 +13,7 @@ from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, For
 from cloud_hub.dashboard.views import boxes
 from cloud_hub.dashboard.views import samples as labels
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import pictures, ranking, series, sounds, store
+from cloud_hub.samples import box_units, pictures, ranking, series, sounds, store
 from cloud_hub.samples.parquet import Arrays
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.models import task_of_labels
@@ -76,7 +76,7 @@ def _found(hub: Hub, sample: str) -> SampleRow | None:
 
 def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: ActRequest) -> tuple[list[ToLabel], str]:
     """The samples, and what is to be said of their boxes."""
-    arrays, options, again = labels.arrays_of(hub, rows), choices_of(task), asked.checked("again")
+    arrays, options, again = store.arrays_of(hub, (row.path for row in rows)), choices_of(task), asked.checked("again")
     given = {asked.text(f"sample-{place}"): asked.text(f"label-{place}") for place in range(COUNT)}
     policy = labels.shown_as(hub, asked.names["model"])
     drawn, said = _drawings(rows, arrays, task, policy.boxes, asked.names["model"])
@@ -98,14 +98,14 @@ def _drawings(
     rows: Sequence[SampleRow],
     arrays: Mapping[str, Arrays],
     task: Task[Any] | None,
-    unit: boxes.Unit | Literal[""],
+    unit: box_units.Unit | Literal[""],
     model: str,
 ) -> tuple[dict[str, boxes.Drawing], str]:
     """Return the pictures that boxes are drawn on, by sample, and the words about their unit; none without boxes."""
     if task is None or task.name != DETECTION:
         return {}, ""
-    found = {row.id: boxes.found_by(task, arrays[row.id]) for row in rows if row.id in arrays}
-    known = boxes.unit_of(unit, found.values())
+    found = {row.id: box_units.found_by(task, arrays[row.id]) for row in rows if row.id in arrays}
+    known = box_units.unit_of(unit, found.values())
     drawn: dict[str, boxes.Drawing] = {}
     if known is not None:
         for row in (row for row in rows if row.id in arrays):

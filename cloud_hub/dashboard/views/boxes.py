@@ -1,23 +1,18 @@
-"""The ground for boxes: a sample's picture, the unit of the model's boxes, and boxes to begin with. Pure."""
+"""The ground for boxes: a sample's picture, and boxes to begin with. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from cloud_hub.samples import pictures
+from cloud_hub.samples.box_units import Unit, as_label
 from cloud_hub.samples.parquet import Arrays
-from fleet.protocol.errors import MalformedError
-from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 from fleet.tasks.detection import Detections
 
-Unit = Literal["pixels", "share"]
-LARGEST_SHARE = 2.0  # boxes may reach over the edge, by their own size at most
 TAKEN = 50  # boxes of a device to begin with, the best; of a label all, or whoever changes one would lose the others
 LONGEST = 30_000  # characters of a label: 300 boxes and some
 
@@ -36,29 +31,6 @@ class Drawing(Struct, frozen=True, kw_only=True):
     classes: list[tuple[int, str]]
     start: str
     start_words: str
-
-
-def found_by(task: Task[Any], arrays: Arrays) -> Detections | None:
-    """Return the device's detections in a sample; None where its answer cannot be read."""
-    try:
-        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
-    except MalformedError:
-        return None
-    return answers[0] if answers else None
-
-
-def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> Unit | None:
-    """The unit of a model's boxes: as its policy says, else as most answers' corners tell; None where nothing does.
-
-    One device that answers nonsense must not change what everybody's labels mean.
-    """
-    if said:
-        return said
-    largest = [float(np.abs(found.boxes).max()) for found in answers if found is not None and len(found.boxes)]
-    if not largest:
-        return None
-    beyond = sum(one > LARGEST_SHARE for one in largest)
-    return "pixels" if 2 * beyond > len(largest) else "share"
 
 
 def in_words(unit: Unit | None, said: str, model: str) -> str:
@@ -85,7 +57,7 @@ def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | 
     if extent is None:
         return None
     known = label if isinstance(label, list) else None
-    start = known if known is not None else _as_label(found, len(task.class_names)) if found is not None else []
+    start = known if known is not None else as_label(found, len(task.class_names), TAKEN) if found is not None else []
     whose = "the label" if known is not None else "what the device found"
     return Drawing(
         width=extent.width,
@@ -96,13 +68,3 @@ def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | 
         start=msgspec.json.encode(start).decode() if start else "",
         start_words=whose if start else "",
     )
-
-
-def _as_label(found: Detections, classes: int) -> list[Mapping[str, Any]]:
-    """Boxes as a label has them; without those of classes that have no name, which no label may have."""
-    taken: list[Mapping[str, Any]] = [
-        {"box": [float(f"{corner:.6g}") for corner in box], "class": int(kind)}
-        for box, kind in zip(found.boxes.tolist(), found.classes.tolist(), strict=True)
-        if box[0] <= box[2] and box[1] <= box[3] and 0 <= kind < classes
-    ]
-    return taken[:TAKEN]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +14,8 @@ from sqlmodel import col, select
 from cloud_hub.context import Hub
 from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
-from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import parquet, pictures, sounds
+from cloud_hub.errors import InvalidError
+from cloud_hub.samples import parquet, pictures, sounds, store
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label
@@ -27,7 +25,6 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 
-log = logging.getLogger(__name__)
 SAMPLES = 50
 SHOWN = 100  # characters of an answer or a label
 NUMBERS = 6  # of an answer that is a vector
@@ -71,7 +68,7 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         task = label_task(session, model)
         query = select(SampleRow).where(SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
         rows = list(session.exec(query.order_by(col(SampleRow.received_at).desc(), col(SampleRow.id)).limit(SAMPLES)))
-    found = arrays_of(hub, rows)
+    found = store.arrays_of(hub, (row.path for row in rows))
     views = [
         SampleView(
             row=row,
@@ -130,17 +127,6 @@ def read(sample: str, text: str) -> SampleLabel:
         raise InvalidError(f"sample {sample[:SHOWN]}: {why}", subject="label") from None
     except ValueError as error:
         raise InvalidError(f"sample {sample[:SHOWN]}: {error}", subject="label") from None
-
-
-def arrays_of(hub: Hub, rows: Sequence[SampleRow]) -> dict[str, parquet.Arrays]:
-    """The arrays of samples by their ids, without those whose data is gone."""
-    parts = []
-    for path in sorted({row.path for row in rows}):
-        try:
-            parts.append(hub.objects.get(path).data)
-        except HubError as error:  # deleted in this moment; the others are shown
-            log.info("samples in %s are shown without their answers: %s", path, error)
-    return parquet.arrays_of(parts)
 
 
 def wanted_of(task: Task[Any] | None) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_hub.dashboard.views import boxes
-from cloud_hub.samples import store
+from cloud_hub.samples import box_units, store
 from cloud_hub.store.tables import Model
 from fleet.tasks.detection import Detections
 from tests.support import shown_samples
@@ -92,13 +91,13 @@ def test_one_answer_that_is_nonsense_changes_the_unit_of_nobodys_labels() -> Non
         return Detections(np.array([box]), np.array([0.9]), np.array([0]))
 
     shares, pixels = found(0.1, 0.1, 0.4, 0.5), found(*FOUND)
-    assert boxes.unit_of("", [shares, pixels, shares, None]) == "share"
-    assert boxes.unit_of("", [pixels, shares, pixels]) == "pixels" and boxes.unit_of("", [None]) is None
+    assert box_units.unit_of("", [shares, pixels, shares, None]) == "share"
+    assert box_units.unit_of("", [pixels, shares, pixels]) == "pixels" and box_units.unit_of("", [None]) is None
 
 
 def test_a_devices_boxes_of_classes_without_a_name_are_no_beginning() -> None:
     made = Detections(np.array([FOUND, FOUND, (9, 9, 1, 1)]), np.array([0.9, 0.8, 0.7]), np.array([2, 7, 0]))
-    assert boxes._as_label(made, classes=3) == [{"box": list(FOUND), "class": 2}]
+    assert box_units.as_label(made, 3, 50) == [{"box": list(FOUND), "class": 2}]
 
 
 def test_shares_are_told_from_pixels_and_what_nothing_tells_is_asked_for(hub: HubFixture) -> None:

@@ -76,7 +76,8 @@ def test_ranked_exported_to_label_studio_and_back(hub: HubFixture, fleet: Fleet,
     assert {item["id"] for item in found["items"]} == {"s4", "s5", "s6"}
     out = tmp_path / "tasks.json"
     wanted = ("sample", "export", "--model", "digits", "--format", "label-studio", "--ranked", "3", "--out", str(out))
-    assert fleet(*wanted) == (0, {"file": str(out), "samples": 3, "gone": 0})
+    config = str(out.with_suffix(".xml"))
+    assert fleet(*wanted) == (0, {"file": str(out), "samples": 3, "gone": 0, "config": config})
     tasks = json.loads(out.read_text())
     assert all(task["data"]["image"].startswith("data:image/png;base64,iVBOR") for task in tasks)
     for task, choice in zip(tasks, ("dog", "cow", "7"), strict=True):
@@ -101,7 +102,7 @@ def test_csv_has_an_empty_column_and_rows_by_themselves(hub: HubFixture, fleet: 
     assert fleet("sample", "export", "--model", "digits", "--format", "csv", "--out", str(out))[1]["samples"] == 4
     heading, *rows = csv.reader(out.open(newline=""))
     assert heading[:2] == ["sample", "label"] and [row[1] for row in rows] == [""] * 4
-    assert rows[1][-1] == "x: 1.0, 1.0, 1.0, 1.0" and rows[3][-1] == "'=1+1"
+    assert rows[1][-1] == "x: 1, 1, 1, 1" and rows[3][-1] == "'=1+1"
     rows[0][1], rows[1][1], rows[2][1] = "dog", "[1,", ""
     with out.open("w", newline="") as file:
         csv.writer(file).writerows([heading, *rows])
@@ -149,6 +150,7 @@ def test_a_long_export_says_how_far_it_is(
     fill(hub)
     said: list[str] = []
     monkeypatch.setattr(label_tasks, "HEARD_EVERY", 3)
+    monkeypatch.setattr(label_tasks, "MOST_TASKS", 3)
     monkeypatch.setattr(sample_command, "print_note", said.append)
     options = ("sample", "export", "--model", "digits", "--format", "csv", "--out", str(tmp_path / "t.csv"))
     assert fleet(*options)[1]["samples"] == 7
