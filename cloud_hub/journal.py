@@ -59,7 +59,7 @@ class Journal:
         self._tail = Position(0, FIRST)  # the last one that was seen here
 
     def attach(self, session: Session) -> Session:
-        """Let `note` of this session write here; returns it."""
+        """Let `write_act` of this session write here; returns it."""
         session.info[_JOURNAL] = self
         return session
 

@@ -24,7 +24,7 @@ def before(log: Path) -> Path:
 
 
 class Tail:
-    """Reads what `keep` adds to a log."""
+    """Reads what `append_log` adds to a log."""
 
     def __init__(self, log: Path) -> None:
         self._log, self._inode, self._read = log, 0, 0

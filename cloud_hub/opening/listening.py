@@ -46,7 +46,7 @@ def listen_at(endpoint: Endpoint, what: str, setting: str) -> list[socket.socket
 
 
 def check_free(endpoint: Endpoint, what: str, setting: str) -> None:
-    """Raise like `listen` when something else could not listen there now."""
+    """Raise like `listen_at` when something else could not listen there now."""
     for one in listen_at(endpoint, what, setting):
         one.close()
 

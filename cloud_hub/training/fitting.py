@@ -101,8 +101,8 @@ def gradients(
 ) -> dict[str, Tensor]:
     """The gradient of the loss over all rows at the weights as they are, by parameter.
 
-    Takes what `fit` takes, and answers in `forward` as there: a recipe's loss may need what it gives in training alone.
-    Weights and buffers stay as they are; the network is on the CPU in evaluation mode afterwards.
+    Takes what `fit_network` takes, and answers in `forward` as there: a recipe's loss may need what it gives in
+    training alone. Weights and buffers stay as they are; the network is on the CPU in evaluation mode afterwards.
     """
     where, mine = device(), process_share()
     network.to(where)

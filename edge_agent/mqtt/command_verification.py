@@ -105,7 +105,7 @@ class Verifier:
         self._key, self._verify, self._clock, self._clock_trusted = key, verify, clock, clock_trusted
 
     def accept(self, payload: bytes, device: str, counter: int) -> Command:
-        """Accept a command for `device` with a number above `counter`; blocks. Raises as `accept` does."""
+        """Accept a command for `device` with a number above `counter`; blocks. Raises as `verified_command` does."""
         return verified_command(
             payload,
             self._key(),

@@ -69,7 +69,7 @@ def run_together(served: Served, requests: Sequence[Arrays]) -> list[Ran] | None
         outputs = served.run(joined([*requests, *[requests[-1]] * (WIDTH - count)]), model, requests=count)
         answers = cut(outputs, [1] * WIDTH)[:count]
         return [Ran(*pair) for pair in zip(answers, score_each(served, outputs, answers), strict=True)]
-    except Exception as error:  # whatever a runtime raises, as in `run`
+    except Exception as error:  # whatever a runtime raises, as in `run_and_score`
         words = error_in_words(error)
         log.info(
             "model %s: %d requests failed together: %s",

@@ -47,7 +47,7 @@ class Draft(NamedTuple):
 
 
 def may_keep(sampling: Sampling, draw: float) -> bool:
-    """Return whether `choose` keeps any request with this draw: of nearly all the rest need not be known."""
+    """Return whether `reason_to_keep` keeps any request with this draw: of nearly all the rest need not be known."""
     return sampling.enabled and draw * MILLION < sampling.random_ppm + sampling.uncertain_ppm
 
 

@@ -9,7 +9,7 @@ does not read its answer, stays for ever. Here a sweep each second ends those th
     work    the application's turn: no limit here, deadlines are its own
     answer  bytes of the answer are not taken; each one that is begins anew
 
-There is room for `most` connections. A new one takes the place of the one that has been `first`, or answered, for
+There is room for `most_connections`. A new one takes the place of the one that has been `first`, or answered, for
 longest, so that a client that holds connections it does not use keeps nobody out; where all are at work it is 503.
 """
 
