@@ -192,8 +192,8 @@ def hold(address: tuple[str, int], declared: int, sent: int) -> socket.socket:
     head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\n"
     with contextlib.suppress(OSError):  # the agent may have refused and closed, or take no more
         held.sendall(head.encode())
-        if declared:
-            held.sendall(f"content-length: {declared}\r\n\r\n".encode() + b" " * sent)
+        if declared:  # as tensors behind the JSON: of JSON alone no such body is taken
+            held.sendall(f"{oip.HEADER}: 100\r\ncontent-length: {declared}\r\n\r\n".encode() + b" " * sent)
     return held
 
 

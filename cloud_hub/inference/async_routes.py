@@ -58,9 +58,9 @@ async def submit(
     version: Key = "",
 ) -> AsyncInference:
     """Take in a request that is answered when there is time; the newest release is the one of now."""
-    served = await parts.loaded.get(model, version)
+    release = await parts.loaded.release(model, version)
     asked = InferRequest(b"POST", b"", dict(request.scope["headers"]), began_at(request), unix=False)
-    most = parts.endpoint.enter(asked, served)
+    most = parts.endpoint.enter_unloaded(asked, release.body_limit)
     pieces: list[bytes] = []
     try:
         size = await read_body(request, parts.budget, pieces, most)
@@ -68,7 +68,8 @@ async def submit(
             why = f"the body has more than {most} bytes"
             raise TooLargeError(why, subject="body", hint="send tensors with the binary extension, or fewer of them")
         asked.body = b"".join(pieces)
-        inputs_of(await parts.endpoint.read(asked, served), served.manifest)
+        served = await parts.endpoint.load(asked, model, version, later=True)
+        inputs_of(asked.context.asked, served.manifest)
         row = await asyncio.to_thread(async_queue.submit, hub, _kept(caller.actor, asked, served.number, model))
     finally:
         parts.budget.taken -= sum(map(len, pieces))

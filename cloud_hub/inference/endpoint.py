@@ -10,11 +10,11 @@ import asyncio
 import gzip
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
-from cloud_hub.errors import BusyError, HubError, error_code
+from cloud_hub.errors import BusyError, DeadlineError, HubError, error_code
 from cloud_hub.identity.admission import Admission
 from cloud_hub.inference.loaded import Loaded, LoadedRelease
 from cloud_hub.inference.metrics import Answers
@@ -39,11 +39,16 @@ _GZIP = b"content-encoding: gzip\r\n"
 
 
 class RequestHead(NamedTuple):
-    """The facts about a request that its headers tell."""
+    """The facts about a request before its answer.
 
-    served: LoadedRelease
-    most: int  # bytes of its body
+    `limit` is the most bytes that one to its model can need. `served` is None while the model may have to be loaded,
+    and `asked` until the body is read.
+    """
+
+    limit: int
     longest_s: float
+    served: LoadedRelease | None = None
+    asked: oip.InferRequest | None = None
 
 
 class InferEndpoint:
@@ -78,24 +83,54 @@ class InferEndpoint:
         Returns:
             The most bytes of its body.
         """
-        most = request_limit(served.body_limit, binary=MARKER in request.headers)
-        request.context = RequestHead(served, most, longest_s or self._longest_s)
-        return most
+        request.context = RequestHead(served.body_limit, longest_s or self._longest_s, served)
+        return request_limit(served.body_limit, binary=MARKER in request.headers)
+
+    def enter_unloaded(self, request: HotRequest, limit: int) -> int:
+        """As `enter`, where the release may not be in memory: `limit` is its `body_limit`."""
+        request.context = RequestHead(limit, self._longest_s)
+        return request_limit(limit, binary=MARKER in request.headers)
+
+    async def load(self, request: HotRequest, model: str, version: str, *, later: bool = False) -> LoadedRelease:
+        """Read a request that has entered, and bring its release into memory in the request's own time.
+
+        A request that is answered `later` has its own time then, and only the hub's for this.
+
+        Raises:
+            ProtocolError: the request's fault. HubError: no such release, or as `loaded`.
+        """
+        head = cast(RequestHead, request.context)._replace(served=self._loaded.find(model, version))
+        request.context = head
+        asked = await self.read(request)
+        served = await self.loaded(model, version, None if later else asked, request.began)
+        request.context = head._replace(served=served, asked=asked)
+        return served
+
+    async def loaded(self, model: str, version: str, asked: oip.InferRequest | None, began: float) -> LoadedRelease:
+        """A release, in memory within the time that the request to it has; raises HubError, as the deadline that it is.
+
+        A load that takes longer goes on for those who ask later.
+        """
+        try:
+            async with asyncio.timeout_at(self._until(asked, began, self._longest_s)):
+                return await self._loaded.get(model, version)
+        except TimeoutError:
+            why = f"{model!r} was not loaded within the request's time"
+            raise DeadlineError(why, subject=model, hint="ask again later: it is being loaded") from None
 
     def too_large(self, request: HotRequest, size: int) -> Reply:
         """413, which names the binary extension where that would help."""
-        served: LoadedRelease = request.context.served
-        return self.refusal(request_too_large(size, served.body_limit, binary=MARKER in request.headers))
+        return self.refusal(request_too_large(size, request.context.limit, binary=MARKER in request.headers))
 
     async def answer(self, request: HotRequest) -> Reply:
         """The answer, an error included. Its time is counted from the request's first byte."""
-        served: LoadedRelease = request.context.served
+        head: RequestHead = request.context
+        served = cast(LoadedRelease, head.served)
         try:
-            asked = await self.read(request, served)
-            longest_s = request.context.longest_s
-            response = await self.infer(served, asked, request.began, lambda: request.gone, longest_s)
-            body, head = _written(response, asked)
-            headers = _JSON if head is None else _BINARY % head
+            asked = head.asked or await self.read(request)
+            response = await self.infer(served, asked, request.began, lambda: request.gone, head.longest_s)
+            body, length = _written(response, asked)
+            headers = _JSON if length is None else _BINARY % length
             if len(body) > ZIPPED and b"gzip" in request.headers.get(b"accept-encoding", b""):
                 body, headers = await _zipped(body), headers + _GZIP
         except (ProtocolError, HubError) as error:
@@ -124,18 +159,18 @@ class InferEndpoint:
         now = asyncio.get_running_loop().time
         try:
             inputs = inputs_of(asked, served.manifest)
-            most_s = longest_s or self._longest_s
-            until = began + min(deadline_s(asked.parameters) or most_s, most_s)
+            until = self._until(asked, began, longest_s or self._longest_s)
             outputs = await served.batcher.submit(inputs, until, gone)
         except (ProtocolError, HubError):
             served.statistics.failed(now() - began)
             raise
-        served.statistics.succeeded(served.rows(inputs), now() - began)
+        took_s = now() - began
+        served.statistics.succeeded(served.rows(inputs), took_s)
         return oip.InferResponse(
             model_name=served.model,
             model_version=str(served.number),
             id=asked.id,
-            parameters=dict(served.parameters),
+            parameters={**served.parameters, "latency_us": int(took_s * 1e6)},
             outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
             labels=labels_of(served.manifest, asked),
         )
@@ -149,9 +184,15 @@ class InferEndpoint:
         body = {"error": text.encode("utf-8", "replace").decode(), "code": code}
         return Reply(status, _JSON + more, msgspec.json.encode(body))
 
-    async def read(self, request: HotRequest, served: LoadedRelease) -> oip.InferRequest:
-        """The request in a body; raises as `infer`."""
-        body, most = request.body, served.body_limit
+    @staticmethod
+    def _until(asked: oip.InferRequest | None, began: float, most_s: float) -> float:
+        own_s = deadline_s(asked.parameters) if asked is not None else None
+        return began + min(own_s or most_s, most_s)
+
+    async def read(self, request: HotRequest) -> oip.InferRequest:
+        """The request in the body of one that has entered; raises as `infer`."""
+        head: RequestHead = request.context
+        body, most = request.body, head.limit
         coding = request.headers.get(b"content-encoding")
         try:
             marker = request.headers.get(MARKER)
@@ -161,7 +202,8 @@ class InferEndpoint:
             check_json(body, length)
             return oip.decode_request(body, length, limit=most)
         except (ProtocolError, HubError):
-            served.statistics.failed(0.0)
+            if head.served is not None:
+                head.served.statistics.failed(0.0)
             raise
 
     async def _inflated(self, body: bytes, coding: str, limit: int, *, binary: bool) -> bytes:

@@ -19,6 +19,7 @@ from cloud_hub.inference.batching import Answer, Batcher, Limits
 from cloud_hub.inference.sessions import cores, load_lanes
 from cloud_hub.store.fresh import Cache, Freshness
 from cloud_hub.store.tables import ChannelRow, Model, Release
+from cloud_hub.trust.checks import cloud_variant
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
@@ -31,17 +32,18 @@ log = logging.getLogger(__name__)
 
 
 class Published(Struct, frozen=True):
-    """A published release."""
+    """A published release. `body_limit`: the most bytes that a request to it can need."""
 
     number: int
     manifest: Manifest
+    body_limit: int
 
 
 class LoadedRelease(Struct, frozen=True, kw_only=True):
     """A release that is in memory.
 
     Attributes:
-        body_limit: the most bytes that a request to it can need.
+        body_limit: as of `Published`.
         parameters: what its answers say of themselves.
         statistics: of this instance, since it was loaded.
     """
@@ -56,8 +58,8 @@ class LoadedRelease(Struct, frozen=True, kw_only=True):
 
     def rows(self, inputs: Mapping[str, Any]) -> int:
         """Return the number of rows of these inputs; 1 without a batch."""
-        first = self.manifest.inputs[0]
-        return len(inputs[first.name]) if first.batched and first.name in inputs else 1
+        first = next(iter(self.manifest.inputs), None)  # a model may have none
+        return len(inputs[first.name]) if first is not None and first.batched and first.name in inputs else 1
 
 
 class Loaded:
@@ -133,7 +135,7 @@ class Loaded:
             manifest=manifest,
             batcher=Batcher(lanes, self._pool, limits, check=check, statistics=statistics, batched=batched),
             statistics=statistics,
-            body_limit=min(body_limit(manifest), self._hub.config.limits.infer_body),
+            body_limit=release.body_limit,
             parameters=_parameters(number, manifest),
         )
         self._models[model, number] = served
@@ -161,7 +163,8 @@ def published(hub: Hub, model: str, version: str) -> Published:
     if row is None:
         which = f"release {version}" if version else "release"
         raise NotFoundError(f"no published {which} of {model!r}", subject=model)
-    return Published(row.number, decode_manifest(row.manifest))
+    manifest = decode_manifest(row.manifest)
+    return Published(row.number, manifest, min(body_limit(manifest), hub.config.limits.infer_body))
 
 
 def index(hub: Hub, allowed: Callable[[str], bool]) -> list[tuple[str, int]]:
@@ -174,7 +177,15 @@ def index(hub: Hub, allowed: Callable[[str], bool]) -> list[tuple[str, int]]:
 
 
 def _parameters(number: int, manifest: Manifest) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"served_by": "cloud", "release": number}
+    """The parameters of an answer beside its time. No confidence: a calibration is a device variant's."""
+    variant = cloud_variant(manifest)
+    parameters: dict[str, Any] = {
+        "served_by": "cloud",
+        "release": number,
+        "variant": variant.name if variant is not None else "",
+        "degraded": False,
+        "fallback_reason": "",
+    }
     if not all(spec.finite for spec in manifest.outputs):
         parameters["non_finite"] = True  # for a device that has no manifest yet: it would take NaN for a failure
     return parameters

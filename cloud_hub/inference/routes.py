@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from cloud_hub.api.access import InferenceCaller, ModelCaller
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
-from cloud_hub.errors import BusyError, DeadlineError, TooLargeError
+from cloud_hub.errors import BusyError, DeadlineError, HubError, TooLargeError
 from cloud_hub.inference.parts import Inference
 from fleet.api.inference import (
     IndexEntry,
@@ -25,6 +25,7 @@ from fleet.api.inference import (
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.bounds import whole_number
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.repository import INDEX_BODY, IndexRequest, decode_index_request
 from fleet.serving import LIMIT_S, ByteBudget, Reply
 from fleet.serving import HotRequest as InferRequest
@@ -65,8 +66,9 @@ def ready_to_serve() -> ServerReady:
 async def repository_index(request: Request, parts: InferenceDep, caller: InferenceCaller) -> list[IndexEntry]:
     """The releases that the caller may ask; each is loaded when it is asked for."""
     pieces: list[bytes] = []
+    declared = whole_number(request.headers.get("content-length", "")) or 0
     try:
-        if await read_body(request, parts.budget, pieces, INDEX_BODY) > INDEX_BODY:
+        if declared > INDEX_BODY or await read_body(request, parts.budget, pieces, INDEX_BODY) > INDEX_BODY:
             raise TooLargeError(f"the body has more than {INDEX_BODY} bytes", subject="index")
         decode_index_request(b"".join(pieces))
     finally:
@@ -120,10 +122,10 @@ async def infer(
     model: KeyPath, request: Request, parts: InferenceDep, caller: ModelCaller, version: Key = ""
 ) -> Response:
     """Answer a batch. Here come the requests that the hot route leaves alone; see `endpoint`."""
-    served = await parts.loaded.get(model, version)
+    release = await parts.loaded.release(model, version)
     target = request.url.path.encode("utf-8", "replace")
     asked = InferRequest(b"POST", target, dict(request.scope["headers"]), began_at(request), unix=False)
-    most = parts.endpoint.enter(asked, served)
+    most = parts.endpoint.enter_unloaded(asked, release.body_limit)
     declared = whole_number(request.headers.get("content-length", ""))
     if declared is not None and declared > most:
         return response_of(parts.endpoint.too_large(asked, declared))
@@ -133,6 +135,10 @@ async def infer(
         if size > most:
             return response_of(parts.endpoint.too_large(asked, size))
         asked.body = b"".join(pieces)
+        try:
+            await parts.endpoint.load(asked, model, version)
+        except (ProtocolError, HubError) as error:
+            return response_of(parts.endpoint.refusal(error))
         return response_of(await parts.endpoint.answer(asked))
     finally:
         parts.budget.taken -= sum(map(len, pieces))

@@ -89,13 +89,14 @@ class HubInference:
 
     async def body_limit(self, model: str, version: str) -> int:
         """See Inference."""
-        return (await self._loaded.get(model, version)).body_limit
+        return (await self._loaded.release(model, version)).body_limit
 
     async def infer(
         self, model: str, version: str, request: oip.InferRequest, began: float, gone: Callable[[], bool]
     ) -> oip.InferResponse:
         """See Inference."""
-        return await self._endpoint.infer(await self._loaded.get(model, version), request, began, gone)
+        served = await self._endpoint.loaded(model, version, request, began)
+        return await self._endpoint.infer(served, request, began, gone)
 
     def unread(self, model: str, version: str, error: ProtocolError) -> None:
         """See Inference."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import HubError, InvalidError
@@ -29,7 +29,7 @@ class TracedEndpoint(InferEndpoint):
 
     async def answer(self, request: HotRequest) -> Reply:
         """See InferEndpoint."""
-        served: LoadedRelease = request.context.served
+        served = cast(LoadedRelease, request.context.served)
         with self._tracer.following(carried(request.headers)):
             span = self._begin(served)
             try:

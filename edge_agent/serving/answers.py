@@ -15,6 +15,7 @@ from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.router import RoutingResult
 from fleet import tasks
 from fleet.protocol import oip
+from fleet.protocol.asking import READY
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, Tensor
@@ -25,16 +26,17 @@ NON_FINITE = "non_finite"  # parameter of an answer whose model may give NaN and
 MISMATCH, NO_NUMBER = 502, 422  # as the hub would say it: a wrong gateway, and a request that the model cannot answer
 
 
-def checked(answer: oip.InferResponse, manifest: Manifest | None, asked: Sequence[str] = ()) -> oip.InferResponse:
+def checked(answer: oip.InferResponse, manifest: Manifest | None, asked: oip.InferRequest) -> oip.InferResponse:
     """The answer with the outputs that were asked for (by default all), in the manifest's order.
 
     Args:
         manifest: None when no release is held here; then only the values are looked at.
-        asked: names of outputs; one that the model does not have is left to whoever encodes the answer.
+        asked: the request that went there. An output that the model does not have is left to whoever encodes the
+            answer.
 
     Raises:
-        CloudError: an output is missing or of another datatype or shape than the manifest says (status 502), or
-            holds NaN or infinity where the model does not mean them (422).
+        CloudError: an output is missing or of another datatype or shape than the manifest says, or has not the
+            request's number of rows (status 502), or holds NaN or infinity where the model does not mean them (422).
     """
     found = {value.name: value.array for value in answer.outputs}
     if manifest is None:
@@ -42,9 +44,9 @@ def checked(answer: oip.InferResponse, manifest: Manifest | None, asked: Sequenc
         if answer.parameters.get(NON_FINITE) is not True:
             _check_values(found, specs)
         return answer
-    specs = [spec for spec in manifest.outputs if not asked or spec.name in asked]
+    specs, rows = [s for s in manifest.outputs if not asked.outputs or s.name in asked.outputs], _rows(asked, manifest)
     for spec in specs:
-        _check(spec, found)
+        _check(spec, found, rows)
     _check_values(found, specs)
     return replace(answer, outputs=tuple(oip.TensorValue(spec.name, found[spec.name]) for spec in specs))
 
@@ -88,17 +90,26 @@ def answer_parameters(
     return parameters
 
 
-def _check(spec: Tensor, found: Mapping[str, AnyArray]) -> None:
+def _rows(asked: oip.InferRequest, manifest: Manifest) -> int | None:
+    """The rows of a request; None where its inputs count none, or not the same."""
+    specs = manifest.ready if READY in asked.parameters else manifest.inputs
+    batched = {spec.name for spec in specs if spec.batched}
+    counts = {len(value.array) for value in asked.inputs if value.name in batched}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _check(spec: Tensor, found: Mapping[str, AnyArray], rows: int | None) -> None:
     array = found.get(spec.name)
     if array is None:
         raise CloudError(
             f"the cloud answered {', '.join(map(repr, found)) or 'nothing'}, not {spec.name!r}", status=MISMATCH
         )
-    fits = len(array.shape) == len(spec.shape) and all(
-        want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
+    shape = spec.shape if rows is None or not spec.batched else (rows, *spec.row)
+    fits = len(array.shape) == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
     )
     if not fits or datatype_of(array) != spec.datatype:
-        what = f"{datatype_of(array)} {list(array.shape)}, the model's is {spec.datatype} {list(spec.shape)}"
+        what = f"{datatype_of(array)} {list(array.shape)}, the model's is {spec.datatype} {list(shape)}"
         raise CloudError(f"the cloud's output {spec.name!r} is {what}", status=MISMATCH)
 
 

@@ -19,7 +19,7 @@ from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import SOON_S, error_answer
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
 from fleet.protocol import repository
-from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.serving import JSON, Reply, error_reply
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class App:
             if refused:
                 reply = error_reply(403, "forbidden", refused)
             elif (scope["method"], scope["path"].removesuffix("/")) == ("POST", INDEX):
-                reply = await self._index(receive)
+                reply = await self._index(dict(scope["headers"]), receive)
             else:
                 reply = self._answer(scope["method"], scope["path"])
         except (NotFoundError, ProtocolError) as error:
@@ -87,10 +87,13 @@ class App:
             return error_reply(404, "not-found", f"Not Found: {shown}; see GET /v2 and GET /status")
         if match is None or method != "POST":
             return _not_allowed(shown, b"POST")
-        # The hot route left it alone: no model can have such a name.
-        raise NotFoundError(f"model {match['model']!r} is not served here", hint="see GET /status")
+        # The hot route left it alone: no model can have such a name, or release such a number.
+        version = f" version {match['version']!r}" if match["version"] else ""
+        raise NotFoundError(f"model {match['model']!r}{version} is not served here", hint="see GET /status")
 
-    async def _index(self, receive: Receive) -> Reply:
+    async def _index(self, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        if int(headers.get(b"content-length", b"0")) > repository.INDEX_BODY:  # before it is asked to go on
+            raise TooLargeError(f"the body has more than {repository.INDEX_BODY} bytes", subject="index")
         body, more = b"", True
         while more and len(body) <= repository.INDEX_BODY:
             event = await receive()

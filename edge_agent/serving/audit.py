@@ -130,7 +130,7 @@ class Auditor:
         answer = await self._cloud.infer(job.served.release.model, job.auditor, request, self._timeout_s)
         # NaN is no answer: an auditor that gives it has failed, and says nothing for or against anybody.
         manifest = job.served.release.manifest
-        truth = answers_of(checked(answer, manifest), manifest)
+        truth = answers_of(checked(answer, manifest, request), manifest)
         if len(truth) != len(job.answers):
             raise MalformedError(f"the auditor answered {len(truth)} rows for {len(job.answers)}")
         task = tasks.of_manifest(manifest)

@@ -60,13 +60,13 @@ class CloudPart:
     async def ask(self, served: Served | None, asked: PendingRequest) -> tuple[oip.InferResponse | None, str | None]:
         """The cloud's answer, or the word for why there is none."""
         assert self.endpoint is not None
-        request = asked.request
+        request = forwarded(asked.request, served)
         manifest = served.release.manifest if served is not None else None
         question = Question(
             asked.model,
             cloud_version(served, asked.entry),
-            forwarded(request, served),
-            lambda said: checked(said, manifest, request.outputs),
+            request,
+            lambda said: checked(said, manifest, request),
             asked.gone,
         )
         try:

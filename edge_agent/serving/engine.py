@@ -288,7 +288,7 @@ class Engine:
         number, sure = str(release.number), ran.scores.confidence
         return oip.InferResponse(
             model_name=asked.model,
-            model_version=answer.model_version or number if answer is not None else number,
+            model_version=answer.model_version if answer is not None else number,
             id=asked.request.id,
             parameters=answer_parameters(verdict, release, min(sure) if sure else None, took, answer),
             outputs=answer.outputs

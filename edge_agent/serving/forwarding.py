@@ -11,7 +11,9 @@ from fleet.protocol.channel import ModelEntry
 def forwarded(request: oip.InferRequest, served: Served | None) -> oip.InferRequest:
     """The same inputs, all of them and the answer binary; of the parameters only the steps that made them ready."""
     inputs = request.inputs
-    if served is not None and not inputs[0].name:  # a raw body has no tensor names; the cloud hears the manifest's
+    if (
+        served is not None and inputs and not inputs[0].name
+    ):  # a raw body has no tensor names; the cloud hears the manifest's
         checked = oip.check_inputs(inputs, served.release.manifest.inputs)
         inputs = tuple(oip.TensorValue(*item) for item in checked.items())
     kept = {READY: request.parameters[READY]} if READY in request.parameters else {}

@@ -76,8 +76,9 @@ class Served:
         self.body_limit = body_limit(release.manifest)
         self.costs = RunTimes()
         self.statistics = Statistics()
-        self.batched = all(i.batched for i in release.manifest.inputs)  # each input's first axis counts rows
-        self._rows_of = release.manifest.inputs[0].name if self.batched else None
+        inputs = release.manifest.inputs
+        self.batched = bool(inputs) and all(spec.batched for spec in inputs)  # each input's first axis counts rows
+        self._rows_of = inputs[0].name if self.batched else None
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:

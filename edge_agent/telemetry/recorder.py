@@ -130,6 +130,9 @@ class Recorder:
         key = Key(record.model, record.release, record.variant, auditor, pair_key(slot.pairing))
         assert slot.active is not None
         builder = self._windows.current(key, slot.active)
+        by = "nobody" if record.refused or record.failed else "edge"
+        self._observe(record.latency_s, record.model, by)
+        self._requests(record.model, by, "false")
         if record.refused:
             word = record.refused if record.refused in REFUSALS else "other"
             slot.active.refuse(record.detail or word, newly=record.newly)

@@ -44,8 +44,6 @@ class InferRequest(Struct, frozen=True, kw_only=True):
     """An application's request. `outputs` are the names it wants (empty: all of them).
 
     `classification`: the outputs of which it wants the best classes by name, and how many of each.
-
-    `classification`: of which outputs it wants the best classes by name, and how many.
     """
 
     id: str = ""
@@ -146,6 +144,9 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
 
     Returns:
         The body, and the value for the `HEADER` header (None: no header).
+
+    Raises:
+        MalformedError: an input holds infinity, which JSON has not.
     """
     chosen = ALL if binary else frozenset[str]()
     tensors, tails = _write_tensors(request.inputs, chosen)
@@ -154,23 +155,25 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
         parameters["binary_data_output"] = True
     outputs = [OipOutput(name, _binary_mark(request, name)) for name in request.outputs]
     head = _ENCODER.encode(OipRequest(tensors, request.id, parameters, outputs))
+    _check_nulls(head, "input", request.inputs, chosen)
     return _join(head, tails)
 
 
 def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
     """Encode the answer to `request`: the outputs it asked for, each in the form it asked for.
 
-    NaN and infinities become null in JSON; binary keeps them.
+    NaN becomes null in JSON; binary keeps it, and infinity.
 
     Raises:
         MalformedError: the request asks for an output that the model does not have, or for the classes of one that
-            has none. TooLargeError: for more of them than are written.
+            has none, or in JSON for one that holds infinity. TooLargeError: for more classes than are written.
     """
     outputs = chosen_outputs(response, request)
     tensors, tails = _write_tensors(outputs, request.binary_outputs)
     head = _ENCODER.encode(
         OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
     )
+    _check_nulls(head, "output", outputs, request.binary_outputs)
     return _join(head, tails)
 
 
@@ -278,6 +281,16 @@ def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tup
             tensor.data = to_json(array)
         tensors.append(tensor)
     return tensors, tails
+
+
+def _check_nulls(head: bytes, kind: str, values: Sequence[TensorValue], binary: frozenset[str]) -> None:
+    """Refuse infinity, which the encoder writes as null, as it does NaN; hardly any JSON has one, and is looked at."""
+    if b"null" not in head or "*" in binary:
+        return
+    for name, array in values:
+        if name not in binary and array.dtype.kind == "f" and np.isinf(array).any():
+            hint = "JSON has no infinity: ask for it, and send it, with the binary extension"
+            bad(f"{kind} {name!r} holds infinity", hint=hint)
 
 
 def _join(head: bytes, tails: list[bytes]) -> tuple[bytes, int | None]:

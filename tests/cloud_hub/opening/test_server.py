@@ -133,3 +133,16 @@ def test_an_upload_may_take_longer_as_long_as_it_goes_on(hub: HubFixture, monkey
             assert await client.ended()
 
     asyncio.run(scenario())
+
+
+def test_a_request_for_the_index_that_announces_too_much_is_not_told_to_go_on(hub: HubFixture) -> None:
+    bearer = f"Authorization: Bearer {hub.token('application', scope='infer:tiny')}"
+    head = f"POST /v2/repository/index HTTP/1.1\r\nHost: a\r\n{bearer}\r\nExpect: 100-continue\r\n"
+
+    async def scenario() -> None:
+        async with listening(hub) as (_, connect):
+            client = await connect()
+            await client.send(head.encode() + b"Content-Length: 10000000\r\n\r\n")
+            assert (await client.answer())[0] == 413
+
+    asyncio.run(scenario())

@@ -15,6 +15,7 @@ from edge_agent.serving.cloud import CloudError
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol import oip
+from fleet.protocol.asking import READY
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError
@@ -54,6 +55,10 @@ def asks(agent, x, made):
         return await agent.ask(x)
 
     return asyncio.run(scenario())
+
+
+def asking(x, *outputs):
+    return oip.InferRequest(inputs=(oip.TensorValue("input", x),), outputs=outputs)
 
 
 def windows(agent) -> list[Window]:
@@ -123,12 +128,14 @@ def test_without_a_manifest_the_cloud_says_whether_the_model_means_nan(agent, de
     [
         (lambda x: {"scores": answer(x)}, "answered 'scores', not 'logits'"),
         (lambda x: {}, "answered nothing, not 'logits'"),
-        (lambda x: {"logits": answer(x)[:, :2]}, r"is FP32 \[1, 2\], the model's is FP32 \[-1, 3\]"),
+        (lambda x: {"logits": answer(x)[:, :2]}, r"is FP32 \[1, 2\], the model's is FP32 \[1, 3\]"),
         (lambda x: {"logits": answer(x)[0]}, r"is FP32 \[3\]"),
+        (lambda x: {"logits": np.repeat(answer(x), 2, 0)}, r"is FP32 \[2, 3\], the model's is FP32 \[1, 3\]"),
+        (lambda x: {"logits": answer(x)[:0]}, r"is FP32 \[0, 3\], the model's is FP32 \[1, 3\]"),
         (lambda x: {"logits": answer(x).astype(np.float64)}, "is FP64"),
     ],
 )
-def test_an_answer_of_another_model_does_not_go_out(agent, caplog, outputs, words):
+def test_an_answer_of_another_model_or_request_does_not_go_out(agent, caplog, outputs, words):
     agent.cloud.outputs = outputs
     with caplog.at_level("DEBUG", "edge_agent.serving.engine"):
         response = asks(agent, UNSURE, release(agent))
@@ -138,7 +145,7 @@ def test_an_answer_of_another_model_does_not_go_out(agent, caplog, outputs, word
         said = oip.InferResponse(
             model_name="tiny", outputs=tuple(oip.TensorValue(*item) for item in outputs(UNSURE).items())
         )
-        checked(said, release(agent).manifest)
+        checked(said, release(agent).manifest, asking(UNSURE))
 
 
 def test_outputs_come_by_name_in_the_manifests_order_whatever_the_clouds_is(agent):
@@ -152,11 +159,33 @@ def test_outputs_come_by_name_in_the_manifests_order_whatever_the_clouds_is(agen
     logits, aux = np.float32([[9, 0, 0]]), np.float32([[0, 0, 9]])
     outputs = (oip.TensorValue("more", aux), oip.TensorValue("aux", aux), oip.TensorValue("logits", logits))
     said = oip.InferResponse(model_name="tiny", outputs=outputs)
-    found = checked(said, manifest)
+    found = checked(said, manifest, asking(SURE))
     assert [value.name for value in found.outputs] == ["logits", "aux"]
     assert answers_of(found, manifest) == (0,)
-    only = checked(said, manifest, ["aux"])
+    only = checked(said, manifest, asking(SURE, "aux"))
     assert [value.name for value in only.outputs] == ["aux"] and answers_of(only, manifest) == ()
+
+
+def test_rows_count_of_ready_tensors_too_and_not_where_no_input_has_any(agent):
+    manifest, one = release(agent).manifest, np.zeros((1, 4), np.float32)
+    said = oip.InferResponse(model_name="tiny", outputs=(oip.TensorValue("logits", np.zeros((2, 3), np.float32)),))
+    whole = msgspec.structs.replace(manifest, inputs=(Tensor(name="input", datatype="FP32", shape=(1, 4)),))
+    assert checked(said, whole, asking(one)) == said
+    ready = msgspec.structs.replace(asking(one), parameters={READY: "any"})
+    with pytest.raises(CloudError, match=r"\[2, 3\]"):
+        checked(said, manifest, ready)
+
+
+def test_a_server_that_names_no_version_is_given_none(agent, monkeypatch):
+    ask = agent.cloud.infer
+
+    async def nameless(*question):
+        return msgspec.structs.replace(await ask(*question), model_version="")
+
+    monkeypatch.setattr(agent.cloud, "infer", nameless)
+    made = release(agent)
+    assert asks(agent, UNSURE, made).model_version == ""
+    assert asks(agent, SURE, made).model_version == "1"
 
 
 def audited(agent, *, data=b"fake"):

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import socket
 import threading
 import zlib
 
@@ -216,6 +217,19 @@ def test_a_raw_body_fills_the_single_input(served):
     status, answer = raw(served[1], "POST", PATH, body, Inference_Header_Content_Length="0")
     assert status == 200
     assert answer[-12:] == models.answer(np.array([[9, 0, 0, 0]], np.float32)).tobytes()
+
+
+def test_a_version_that_is_no_number_is_named(served):
+    status, answer = raw(served[1], "POST", "/v2/models/tiny/versions/abc/infer", JSON)
+    assert (status, json.loads(answer)["error"][:43]) == (404, "model 'tiny' version 'abc' is not served he")
+
+
+def test_a_request_for_the_index_that_announces_too_much_is_not_told_to_go_on(served):
+    host, port = served[1].split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        head = b"POST /v2/repository/index HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
+        client.sendall(head + b"content-length: 10000000\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def test_metrics_and_status(served, client):

@@ -203,6 +203,24 @@ def test_null_reads_as_nan_and_only_a_model_that_takes_it_gets_it() -> None:
             oip.decode_request(json.dumps(body).encode(), None)
 
 
+@pytest.mark.parametrize("datatype", ["<f2", "<f4", "<f8"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_is_refused_in_json_and_carried_in_binary(datatype: str, value: float) -> None:
+    x = TensorValue("x", np.array([np.nan, value, 1], datatype))
+    y = TensorValue("null", np.array([1, 2], np.int8))
+    response = InferResponse(model_name="m", outputs=(y, x))
+    asked = InferRequest(inputs=(x,))
+    for write in (lambda: oip.encode_response(response, asked), lambda: oip.encode_request(asked, binary=False)):
+        with pytest.raises(MalformedError, match="put 'x' holds infinity") as refused:
+            write()
+        assert "binary extension" in refused.value.hint
+    for wanted in (frozenset(["x"]), oip.ALL):
+        data, header = oip.encode_response(response, InferRequest(inputs=(x,), binary_outputs=wanted))
+        np.testing.assert_array_equal(oip.decode_response(data, header).outputs[1].array, x.array)
+    finite = InferRequest(inputs=(x,), outputs=("null",))
+    assert b"null" in oip.encode_response(response, finite)[0]
+
+
 def test_not_a_number_is_null_in_answers() -> None:
     response = InferResponse(model_name="m", outputs=(TensorValue("y", np.array([1.0, np.nan])),))
     data, header = oip.encode_response(response, InferRequest(inputs=()))
