@@ -266,7 +266,8 @@ def _health_of(
 def _grouped(view: Tally, colluding: int) -> Tally:
     """The counts of groups of devices, without those that gain most by the stake that proves most."""
     gains = view.health[:, int(view.health.sum(axis=0).argmax())]
-    most = np.argsort(gains, kind="stable")[max(0, len(gains) - colluding) :]
+    first = max(0, len(gains) - colluding)
+    most = np.argpartition(gains, min(first, len(gains) - 1))[first:]
     left = np.ones(len(gains), bool)
     left[most[gains[most] > 0.0]] = False
     counts = [one[left] for one in (view.old, view.new, view.same)]

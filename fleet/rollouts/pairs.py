@@ -69,7 +69,7 @@ class Tally(NamedTuple):
 
     def of(self, which: Mask) -> Tally:
         """Return that of some of the devices."""
-        return Tally(*(part[which] for part in self))
+        return self if which.all() else Tally(*(part[which] for part in self))
 
 
 class Counted(NamedTuple):

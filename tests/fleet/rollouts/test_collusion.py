@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from fleet.rollouts.bets import harm_gains, pooled
 from fleet.rollouts.claims import ERROR, KEPT, RUNTIMES_DIFFER, contradicted, with_claim
 from fleet.rollouts.collusion import FEW, colluders
+from fleet.rollouts.evidence import GROUPS, paired
 from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.pairs import Pairs
 from tests.support.claiming import Cohort
 from tests.support.size import sized
 
@@ -112,6 +114,19 @@ def test_what_is_left_is_no_more_than_any_others_show(counts: list[tuple[int, in
     gains = harm_gains(*np.array(counts).T)
     honest = sorted(random.sample(range(len(counts)), max(0, len(counts) - lying)))
     assert pooled(gains, without=lying) <= pooled(gains[honest]) + 1e-9
+
+
+def test_the_loss_that_a_large_fleet_leaves_possible_is_that_of_the_honest_devices() -> None:
+    """A tenth of more devices than are summed up one by one says that nothing is lost; the others lose 12 points."""
+    lying = GROUPS // 5
+    said = {f"e{number:04}": Pairs(both=2000) for number in range(lying)}
+    said |= {f"d{number:04}": Pairs(both=44, only_old=6) for number in range(9 * lying)}
+    trusted, found = (
+        paired(said, margin=0.05, harm_alpha=0.025, health_alpha=0.05, colluding=colluding) for colluding in (0, lying)
+    )
+    assert trusted.loss_at_most is not None and trusted.loss_at_most < 0.12
+    assert found.loss_at_most is not None and found.loss_at_most >= 0.12
+    assert found.health_e < 1 < 40 < found.harm_e
 
 
 @pytest.mark.parametrize(("devices", "share", "nothing"), [(1, 0.1, 0), (2, 0.1, 1), (4, 0.1, 1), (5, 0.1, 2)])
