@@ -47,7 +47,7 @@ from cloud_hub.inference.rpc import make_rpc_server
 from cloud_hub.inference.tracing import make_tracer
 from cloud_hub.monitoring.health import HubHealth
 from cloud_hub.services.supervisor import Service, run_services
-from fleet.tracing import Tracer
+from fleet.tracing import OFF, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def inference_routers() -> list[APIRouter]:
     return [health.router, monitoring.router, inference_router, async_router]
 
 
-def all_services(hub: Hub) -> list[Service]:
+def all_services(hub: Hub, tracer: Tracer = OFF) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
     from cloud_hub.events.delivery import services as event_services
     from cloud_hub.events.watch import services as end_watch
@@ -90,7 +90,7 @@ def all_services(hub: Hub) -> list[Service]:
 
     return [
         *trust_services(hub),
-        *ingest.services(hub),
+        *ingest.services(hub, tracer),
         *rollouts.services(hub),
         *drift.services(hub),
         *samples.services(hub),

@@ -35,6 +35,7 @@ from edge_agent.mqtt.command_receiver import CommandReceiver
 from edge_agent.mqtt.command_verification import Verifier, counter_of, decode_keys
 from edge_agent.mqtt.spool_sender import SpoolSender
 from edge_agent.mqtt.status_messages import StatusMessages
+from edge_agent.mqtt.trails import Trails
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.serving.app import App
 from edge_agent.serving.audit import WORKERS, Auditor, Job
@@ -99,8 +100,8 @@ class Agent:
         self.slots = Slots(load_wall_s=config.load_wall_s, before_swap=self._settle, tidy=self._tidy)
         self.policies, self.metrics = Policies(), Metrics(self._settle)
         self.log = RecentLog(time.time)
-        self._keep(redact)
         self.tracer = tracer or make_tracer(config, self.links.enrollment.device_id)
+        self._keep(redact)
         self._answer()
         self._update()
         self._connect()
@@ -116,7 +117,8 @@ class Agent:
         self.samples = SampleStore(self.database, redact)
         self.budget = Budget(self.database, time.time)
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
-        self.reports = ReportLog(self.spool, time.time, self._spooled)
+        self.trails = Trails(self.tracer.carried)
+        self.reports = ReportLog(self.spool, time.time, self._spooled, self.trails.note)
         windows = OpenWindows(self.slots, self.policies, clock=time.time, rng=random.random)
         self.sampler = Sampler(self.slots, self.policies, self.samples, self.spool, clock=time.time, rng=random.random)
         self.recorder = Recorder(
@@ -172,7 +174,9 @@ class Agent:
 
     def _connect(self) -> None:
         """The connection to the broker, and what its commands do."""
-        self.actions = Actions(self.reports, self._want_samples, self.slots, self.status, logs=self.log.answer)
+        self.actions = Actions(
+            self.reports, self._want_samples, self.slots, self.status, logs=self.log.answer, tracer=self.tracer
+        )
         self.measurer = Measurer(
             self.database,
             lambda: self.updater.file.state.models,
@@ -181,13 +185,13 @@ class Agent:
         )
         self.vitals = VitalSigns(self.config.dir)
         self.vitals.export(self.metrics)
-        link, sender = self.links.first(self.updater.file.state.looked), SpoolSender(self.spool)
+        link, sender = self.links.first(self.updater.file.state.looked), SpoolSender(self.spool, self.trails)
         verifier = Verifier(self._command_key, self.signer.verify, clock_trusted=self._clock_trusted)
         counter = counter_of(link.device_id, self.database, self.spool)
         self.uplink = Uplink(
             link,
             sender,
-            CommandReceiver(self.spool, sender, verifier, self.actions.handle, counter=counter),
+            CommandReceiver(self.spool, sender, verifier, self.actions.handle, counter=counter, tracer=self.tracer),
             budget=self.budget,
             statuses=StatusMessages(vitals=self.vitals.read),
             notified=self._notified,

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import select
 import ssl
+from collections.abc import Mapping
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
+CARRIED = ("traceparent", "tracestate")  # W3C's trace context, of which no value is longer than 512 characters
+LONGEST = 512
 _HEARD = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -47,3 +52,25 @@ class Client(paho.Client):
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self.socket() is None:
                 return code
         return self.loop_misc()
+
+
+def properties_of(carried: Mapping[str, str]) -> Properties | None:
+    """User properties that carry a trace with a message of MQTT 5; None without a trace."""
+    if not carried:
+        return None
+    found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    found.UserProperty = list(carried.items())
+    return found
+
+
+def carried_by(message: paho.MQTTMessage) -> dict[str, str]:
+    """The trace context among a message's user properties; empty for one of MQTT 3.1.1, which has none."""
+    given = getattr(message.properties, "UserProperty", ()) if message.properties is not None else ()
+    return {name: value for name, value in given if name in CARRIED and len(value) <= LONGEST}
+
+
+def lasting_session(keep_s: int) -> Properties:
+    """Properties of a login by MQTT 5 whose session the broker keeps for so many seconds after the connection."""
+    found = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    found.SessionExpiryInterval = keep_s
+    return found

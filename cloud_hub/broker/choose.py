@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import hmac
+import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator
 
+from msgspec.structs import replace
 from sqlmodel import col, select
 
 from cloud_hub.broker.link import Address, Arrived, Link
 from cloud_hub.broker.replica import Name
 from cloud_hub.broker.revocation import Revocations
 from cloud_hub.context import Hub
+from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY
 from cloud_hub.store.tables import Device
 from fleet.protocol import topics
+
+log = logging.getLogger(__name__)
 
 
 class Open:
@@ -44,8 +49,12 @@ class Open:
 
 
 @contextlib.contextmanager
-def open_link(hub: Hub, arrived: Arrived, digits: Collection[str] = topics.DIGITS) -> Iterator[Open]:
+def open_link(
+    hub: Hub, arrived: Arrived, digits: Collection[str] = topics.DIGITS, *, traced: bool = False
+) -> Iterator[Open]:
     """Start (or join) the broker and connect to it; `arrived` gets the messages of devices of these shards.
+
+    With `traced` it is by MQTT 5 where the broker speaks it, so that messages carry traces.
 
     Raises:
         UnreachableError: it does not start, does not answer, or refuses the hub.
@@ -64,8 +73,25 @@ def open_link(hub: Hub, arrived: Arrived, digits: Collection[str] = topics.DIGIT
                 name.keep()
 
         stands = functools.partial(hub.board.say, "broker")
-        link = stack.enter_context(Link(address, broker.prefix, arrived, stands, digits))
+
+        def linked(by: Address) -> Link:
+            return stack.enter_context(Link(by, broker.prefix, arrived, stands, digits))
+
+        link = _by_mqtt_5(linked, address) if traced and broker.kind != "embedded" else linked(address)
         yield Open(link, check, revoke)
+
+
+def _by_mqtt_5(linked: Callable[[Address], Link], address: Address) -> Link:
+    """Connect so that messages carry traces, or as ever where the broker will not have it.
+
+    Raises:
+        UnreachableError: neither way.
+    """
+    try:
+        return linked(replace(address, traced=True))
+    except UnreachableError as error:
+        log.warning("no connection by MQTT 5, without which messages carry no traces; trying MQTT 3.1.1: %s", error)
+        return linked(address)
 
 
 def _mosquitto(hub: Hub, stack: contextlib.ExitStack) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -1,4 +1,5 @@
-"""The hub's connection to the broker: MQTT 3.1.1, quality of service 1, a clean session.
+"""The hub's connection to the broker: MQTT 3.1.1, or 5 where messages carry traces; quality of service 1, a clean
+session.
 
 A clean session is enough: what must not be lost lies in the devices' spools until its receipt.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +18,12 @@ from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_hub.errors import UnreachableError
-from fleet.mqtt import Client
+from fleet.mqtt import Client, carried_by, properties_of
 from fleet.protocol import topics
 from fleet.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
-Arrived = Callable[[str, bytes], None]
+Arrived = Callable[[str, bytes, Mapping[str, str]], None]  # topic, payload, the trace that the message carries
 CONNECT_S = 20.0
 AT_ONCE = 8  # subscriptions in one request; AWS IoT takes no more
 
@@ -38,6 +39,7 @@ class Address(Struct, frozen=True, kw_only=True):
     key_file: str = ""
     username: str = ""
     password: str = ""
+    traced: bool = False  # by MQTT 5, whose messages carry traces
 
 
 class Link:
@@ -73,7 +75,10 @@ class Link:
         """
         address = self._address
         try:
-            self._client.connect(address.host, address.port, keepalive=30)
+            if address.traced:
+                self._client.connect(address.host, address.port, keepalive=30, clean_start=True)
+            else:
+                self._client.connect(address.host, address.port, keepalive=30)
         except (OSError, ssl.SSLError) as error:
             raise UnreachableError(
                 f"the broker at {address.host}:{address.port} does not answer: {error}", subject="broker"
@@ -91,9 +96,16 @@ class Link:
         self._client.loop_stop()
         self._stands("the connection was closed")
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Hand a message to the broker; while it is away the client keeps it until it is back."""
-        self._client.publish(topic, payload, qos=1)
+    def publish(self, topic: str, payload: bytes, carried: Mapping[str, str] | None = None) -> None:
+        """Hand a message to the broker; while it is away the client keeps it until it is back.
+
+        Args:
+            topic: of one device or of a channel.
+            payload: what is signed, or a notice.
+            carried: names the trace that the message carries, where the connection can.
+        """
+        properties = properties_of(carried) if carried and self._address.traced else None
+        self._client.publish(topic, payload, qos=1, properties=properties)
 
     @property
     def hears(self) -> bool:
@@ -125,7 +137,10 @@ class Link:
     def _make(self) -> mqtt.Client:
         address = self._address
         client = Client(
-            CallbackAPIVersion.VERSION2, client_id=address.client_id, protocol=mqtt.MQTTv311, clean_session=True
+            CallbackAPIVersion.VERSION2,
+            client_id=address.client_id,
+            protocol=mqtt.MQTTv5 if address.traced else mqtt.MQTTv311,
+            clean_session=None if address.traced else True,
         )
         if address.ca_file:
             client.tls_set(
@@ -171,7 +186,7 @@ class Link:
         except ProtocolError as error:  # nobody's: no device to hold it against, and no place of its own in the inbox
             log.debug("a message is refused: %s", error)
             return
-        self._arrived(message.topic, bytes(message.payload))
+        self._arrived(message.topic, bytes(message.payload), carried_by(message))
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         with self._changing:

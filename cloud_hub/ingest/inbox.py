@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 PER_S, BURST = 100.0, 400.0  # messages of one device
@@ -23,11 +24,15 @@ MOST, MOST_BYTES = 20_000, 128 << 20  # of all devices together, but for one mes
 REMEMBERED = 20_000  # devices whose allowance is kept; those not heard longest have a full one again
 
 
+NOTHING: Mapping[str, str] = {}
+
+
 class Message(NamedTuple):
-    """A message that arrived."""
+    """A message that arrived; `carried` are the headers of the trace it belongs to, empty without one."""
 
     topic: str
     payload: bytes
+    carried: Mapping[str, str] = NOTHING
 
 
 class _Allowance:
@@ -67,10 +72,16 @@ class Inbox:
     def __len__(self) -> int:
         return self._count
 
-    def put(self, topic: str, payload: bytes) -> bool:
-        """Keep a message for its turn; false when it was dropped."""
+    def put(self, topic: str, payload: bytes, carried: Mapping[str, str] = NOTHING) -> bool:
+        """Keep a message for its turn; false when it was dropped.
+
+        Args:
+            topic: of a device's uplink.
+            payload: an envelope or a status.
+            carried: names the trace that it belongs to; empty without one.
+        """
         device, _, leaf = topic.rpartition("/")
-        message = Message(topic, payload)
+        message = Message(topic, payload, carried)
         with self._changed:
             waiting = self._waiting.get(device) or deque()
             if leaf != "status" and message in waiting:  # each status counts: two of one kind may be two machines'

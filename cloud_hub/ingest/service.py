@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from prometheus_client import Counter
@@ -26,15 +26,17 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
 from cloud_hub.ingest.compacting import Compaction
-from cloud_hub.ingest.inbox import Inbox, Message
+from cloud_hub.ingest.inbox import NOTHING, Inbox, Message
 from cloud_hub.ingest.ingestor import Ingestor, Interrupted, Outgoing
 from cloud_hub.ingest.shards import LOOK_S, Shards
 from cloud_hub.ingest.slowing import note
+from cloud_hub.ingest.tracing import span_of_sending, spans_of_taking
 from cloud_hub.services.supervisor import Backoff, Service
 from cloud_hub.store import hearing
 from cloud_hub.store.tables import ChannelRow, Device, OutboxCommand
 from fleet.protocol import topics
 from fleet.protocol.messages import Notify
+from fleet.tracing import OFF, Tracer
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.1  # how long messages gather: one commit and one receipt for all of a spool
@@ -84,8 +86,8 @@ class Ingest:
 
     name = "ingest"
 
-    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
-        self._hub, self._now = hub, now
+    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic, tracer: Tracer = OFF) -> None:
+        self._hub, self._now, self._tracer = hub, now, tracer
         self._inbox = Inbox()
         self._batch: Sequence[Message] = ()
         self._shards = Shards(hub)
@@ -104,13 +106,20 @@ class Ingest:
             self._hub.board.say("ingest", "it does not run")
             self._stop.set()
 
-    def arrived(self, topic: str, payload: bytes) -> None:
-        """Called by the broker's thread; what is too much is dropped, since nothing is lost without a receipt."""
-        if not self._inbox.put(topic, payload):
+    def arrived(self, topic: str, payload: bytes, carried: Mapping[str, str] = NOTHING) -> None:
+        """Called by the broker's thread; what is too much is dropped, since nothing is lost without a receipt.
+
+        Args:
+            topic: of a device's uplink.
+            payload: an envelope or a status.
+            carried: names the trace that it belongs to; empty without one.
+        """
+        if not self._inbox.put(topic, payload, carried):
             MESSAGES.labels("dropped").inc()
 
     def _work(self) -> None:
-        with self._leaving(), open_link(self._hub, self.arrived, self._shards.digits) as link:
+        opened = open_link(self._hub, self.arrived, self._shards.digits, traced=self._tracer.on)
+        with self._leaving(), opened as link:
             taking = LoopStep("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
             steps = (
                 LoopStep("sharing the ingest", lambda: self._share(link), LOOK_S),
@@ -158,7 +167,8 @@ class Ingest:
         receipts: Sequence[Outgoing]
         rest: Sequence[Message]
         try:
-            receipts, rest = take(self._batch), ()
+            with spans_of_taking(self._tracer, self._batch):
+                receipts, rest = take(self._batch), ()
         except Interrupted as error:
             receipts, rest, stopped = error.receipts, error.rest, error
         finally:
@@ -183,7 +193,8 @@ class Ingest:
 
     def _send_commands(self, link: Open) -> None:
         for command, topic, payload in waiting(self._hub, self._shards) if self._pending() else ():
-            link.publish(topic, payload)
+            with span_of_sending(self._tracer, command) as carried:
+                link.publish(topic, payload, carried)
             with self._hub.session() as session:
                 mark_sent(session, command, self._hub.clock())
 
@@ -233,6 +244,6 @@ def _count(ingestor: Ingestor) -> None:
     ingestor.counts.clear()
 
 
-def services(hub: Hub) -> list[Service]:
+def services(hub: Hub, tracer: Tracer = OFF) -> list[Service]:
     """The services of this package."""
-    return [Ingest(hub), Compaction(hub)]
+    return [Ingest(hub, tracer=tracer), Compaction(hub)]

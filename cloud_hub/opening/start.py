@@ -106,6 +106,7 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
     """
     from cloud_hub.app import all_services, create_app
     from cloud_hub.identity.own import renew_own
+    from cloud_hub.inference.tracing import make_tracer
     from cloud_hub.opening.bootstrap import open_database, open_hub
 
     with ports(config) as listening:
@@ -116,7 +117,8 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
         _catch_up(hub)
         for line in introduction(config):
             say(line)
-        _serve(create_app(hub, all_services(hub)), config, listening, log_level)
+        tracer = make_tracer(config)
+        _serve(create_app(hub, all_services(hub, tracer), tracer=tracer), config, listening, log_level)
         hub.engine.dispose()
 
 

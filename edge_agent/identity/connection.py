@@ -110,6 +110,7 @@ class Links:
             context=context,
             agent=VERSION,
             heartbeat_s=config.heartbeat_s,
+            traced=bool(config.tracing.endpoint),
         )
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
+from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import troubles
 from edge_agent.mqtt.connection import Connection, PahoClient
-from edge_agent.mqtt.link import Link, end_client, make_client
+from edge_agent.mqtt.link import Link, begin_connecting, end_client, make_client
 from edge_agent.mqtt.reconnecting import Reconnecting
 from edge_agent.mqtt.troubles import Trouble
+from fleet.mqtt import carried_by, properties_of
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,14 @@ class Listener(Protocol):
     def disconnected(self) -> None:
         """The connection is gone, or another client takes its place."""
 
-    def arrived(self, topic: str, payload: bytes) -> None:
-        """A message came."""
+    def arrived(self, topic: str, payload: bytes, carried: Mapping[str, str]) -> None:
+        """A message came.
+
+        Args:
+            topic: one of the link's subscriptions.
+            payload: nothing of it is verified.
+            carried: names the trace that the message belongs to; empty without one.
+        """
 
 
 class BrokerClient:
@@ -68,6 +77,7 @@ class BrokerClient:
         self._link: Link | None = None
         self._opened = 0.0  # since when a connection stands that is not online; 0: none does
         self._heard = 0.0
+        self._refuses_5: MqttEndpoint | None = None  # the broker that ended a login by MQTT 5
         self.online = False
 
     def open(self, link: Link, will: bytes) -> None:
@@ -77,10 +87,10 @@ class BrokerClient:
         """
         self._loop = asyncio.get_running_loop()
         self._heard = time.monotonic()
-        self._link = link
+        self._link = replace(link, traced=link.traced and link.endpoint != self._refuses_5)
         self.connection.begin(link.endpoint)
         try:
-            self._client = self._made(link, will)
+            self._client = self._made(self._link, will)
         except (AgentError, ProtocolError, ValueError) as error:  # ValueError: paho's, of a host, port or topic
             self.connection.failed(troubles.of_error(error, link.endpoint))
 
@@ -94,7 +104,7 @@ class BrokerClient:
         client.on_publish = self._on_publish
         client.on_failure = self._on_failure
         client.on_socket_open = self._on_open
-        client.connect_async(link.endpoint.host, link.endpoint.port, keepalive=max(5, int(link.heartbeat_s)))
+        begin_connecting(client, link)
         client.loop_start()
         return client
 
@@ -111,17 +121,27 @@ class BrokerClient:
             setattr(client, name, None)
         await asyncio.to_thread(end_client, client, self._link.topic("status"), goodbye)
 
-    def publish(self, topic: str, payload: bytes) -> bool:
-        """Hand a message to the client, to be delivered at least once; false without one."""
-        if self._client is None:
+    def publish(self, topic: str, payload: bytes, carried: Mapping[str, str]) -> bool:
+        """Hand a message to the client, to be delivered at least once; false without one.
+
+        Args:
+            topic: of this device.
+            payload: an envelope or a status.
+            carried: names the trace that the message carries, where the connection can.
+        """
+        if self._client is None or self._link is None:
             return False
-        self._client.publish(topic, payload, qos=1)
+        properties = properties_of(carried) if self._link.traced else None
+        self._client.publish(topic, payload, qos=1, properties=properties)
         return True
 
     def watch(self, now: float) -> bool:
         """Say what is wrong with a broker that does not answer; true when the client is to be given up at `now`."""
         if self._link is None:
             return False
+        if self._link.traced and self._link.endpoint == self._refuses_5:
+            log.info("the broker ended a login by MQTT 5; connecting by MQTT 3.1.1, whose messages carry no traces")
+            return True
         if self._opened and now - self._opened > ANSWER_S:
             self._failed(troubles.silent(self._link.endpoint, ANSWER_S))
         quiet = now - max(self._heard, self._reconnecting.until)
@@ -134,7 +154,7 @@ class BrokerClient:
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
-            self._post(self._failed, troubles.of_refusal(str(code)))
+            self._post(self._refused, str(code))
             return
         assert self._link is not None
         client.subscribe([(topic, 1) for topic in self._link.subscriptions])
@@ -161,7 +181,7 @@ class BrokerClient:
         self._post(self._disconnected, str(code))
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._post(self._arrived, message.topic, bytes(message.payload))
+        self._post(self._arrived, message.topic, bytes(message.payload), carried_by(message))
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, _mid: int, _code: Any, _properties: Any) -> None:
         self._heard = time.monotonic()  # a float store; no need to wake the loop for it
@@ -180,12 +200,24 @@ class BrokerClient:
     def _open(self) -> None:
         self._opened = time.monotonic()
 
+    def _refused(self, code: str) -> None:
+        self._try_older()
+        self._failed(troubles.of_refusal(code))
+
+    def _try_older(self) -> None:
+        """A broker that does not speak MQTT 5 refuses it, or ends the connection without a word."""
+        if self._link is not None and self._link.traced:
+            self._refuses_5 = self._link.endpoint
+            self._listener.disconnected()  # which wakes whoever looks after this client
+
     def _failed(self, trouble: Trouble) -> None:
         """An attempt failed: the first word about it counts, not what follows from it."""
         self._opened = 0.0
         self.connection.failed(trouble)
 
     def _disconnected(self, code: str) -> None:
+        if self._opened and not self.online:
+            self._try_older()
         if self.online or self._opened:
             unsteady = troubles.unsteady(code, self._reconnecting.unsteady.ended_soon)
             self._failed(unsteady or troubles.closed(code))
@@ -195,6 +227,6 @@ class BrokerClient:
         self.online = False
         self._listener.disconnected()
 
-    def _arrived(self, topic: str, payload: bytes) -> None:
+    def _arrived(self, topic: str, payload: bytes, carried: Mapping[str, str]) -> None:
         self._heard = time.monotonic()
-        self._listener.arrived(topic, payload)
+        self._listener.arrived(topic, payload, carried)

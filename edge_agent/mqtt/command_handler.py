@@ -13,6 +13,7 @@ from edge_agent.errors import AgentError, NotFoundError, UsageError
 from edge_agent.serving.slots import Slots
 from edge_agent.telemetry.report_log import ReportLog
 from fleet.protocol.messages import Benchmark, Command, CommandResult
+from fleet.tracing import OFF, Tracer
 
 if TYPE_CHECKING:
     from edge_agent.runtimes.measuring import Case
@@ -33,6 +34,8 @@ class Actions:
         status: Callable[[], dict[str, Any]],
         measure: Callable[[Case], Awaitable[Benchmark]] | None = None,
         logs: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        *,
+        tracer: Tracer = OFF,
     ) -> None:
         """Answer into `reports`.
 
@@ -43,6 +46,7 @@ class Actions:
             status: gives the `/status` document.
             measure: measures a case, by default in a child process; what that needs is imported when it is asked.
             logs: answers with the latest log lines; None where nobody keeps them.
+            tracer: makes a span of each command, in the trace that is current when it is handed over.
         """
         self._reports = reports
         self._want_samples = want_samples
@@ -50,21 +54,33 @@ class Actions:
         self._status = status
         self._measure = measure
         self._logs = logs
+        self._tracer = tracer
         self._measuring = asyncio.Lock()  # two measurements at once would measure each other
-        self._queue: asyncio.Queue[Command] = asyncio.Queue(64)
+        self._queue: asyncio.Queue[tuple[Command, dict[str, str]]] = asyncio.Queue(64)
 
     def handle(self, command: Command) -> None:
         """Queue a command; one too many is answered at once with a failure."""
         try:
-            self._queue.put_nowait(command)
+            self._queue.put_nowait((command, self._tracer.carried()))
         except asyncio.QueueFull:
             self._reports.result(CommandResult(id=command.id, ok=False, detail="too many commands are waiting"))
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            command = await self._queue.get()
-            self._reports.result(await self._answer(command))
+            command, carried = await self._queue.get()
+            with self._tracer.following(carried):
+                await self._carry_out(command)
+
+    async def _carry_out(self, command: Command) -> None:
+        span = self._tracer.begin(f"command {command.kind}", "consumer")
+        span.put(command=command.id)
+        with span.inside():
+            result = await self._answer(command)
+            self._reports.result(result)
+        if not result.ok:
+            span.fail(result.detail)
+        span.end()
 
     async def measure(self, model: str, rounds: int) -> None:
         """Measure a served model without being told by a command; figures or failure go into the spool."""

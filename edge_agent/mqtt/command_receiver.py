@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from edge_agent.errors import DeniedError
 from edge_agent.mqtt.command_verification import COUNTER, Verifier
 from edge_agent.mqtt.spool_sender import SpoolSender
+from edge_agent.mqtt.trails import NOTHING
 from edge_agent.telemetry.database import LAST_COMMAND
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.messages import Command, Receipt
+from fleet.tracing import OFF, Tracer
 
 
 class CommandReceiver:
@@ -27,6 +29,7 @@ class CommandReceiver:
         handle: Callable[[Command], None],
         *,
         counter: int,
+        tracer: Tracer = OFF,
     ) -> None:
         """Take commands with a number above `counter`.
 
@@ -34,14 +37,20 @@ class CommandReceiver:
             spool: keeps the number, and lets go what a receipt covers.
             sender: goes on after a receipt.
             verifier: says whether a command is the hub's.
-            handle: carries out a command that is no receipt; does not wait.
+            handle: carries out a command that is no receipt; does not wait. It is called in the command's trace.
             counter: the number of the last command (`counter_of`).
+            tracer: reads the trace of a command from what its message carried.
         """
         self._spool, self._sender, self._verifier, self._handle = spool, sender, verifier, handle
-        self._counter = counter
+        self._counter, self._tracer = counter, tracer
 
-    async def take(self, payload: bytes, device: str) -> None:
-        """Verify a command for `device`, keep its number, and let it act.
+    async def take(self, payload: bytes, device: str, carried: Mapping[str, str] = NOTHING) -> None:
+        """Verify a command, keep its number, and let it act.
+
+        Args:
+            payload: the command as it came.
+            device: for which it has to be.
+            carried: names the trace that it belongs to; empty without one.
 
         Raises:
             DeniedError: it is not the hub's, not for this device, or not new.
@@ -57,7 +66,8 @@ class CommandReceiver:
         if receipt is not None:
             self._sender.receipted(upto, time.monotonic())
         else:
-            self._handle(command)
+            with self._tracer.following(carried):
+                self._handle(command)
 
 
 def _receipt(command: Command) -> Receipt | None:

@@ -12,12 +12,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import gobackn
 from edge_agent.mqtt.connection import PahoClient
+from fleet.mqtt import lasting_session
 from fleet.protocol import topics
 from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 30.0
+SESSION_S = 14 * 86_400  # for which a broker keeps a device's session; one of 3.1.1 has a setting of its own for it
 
 
 class Link(Struct, frozen=True, kw_only=True):
@@ -29,6 +31,7 @@ class Link(Struct, frozen=True, kw_only=True):
     context: ssl.SSLContext | None = None
     agent: str = ""
     heartbeat_s: float = HEARTBEAT_S
+    traced: bool = False  # messages carry traces, which takes MQTT 5; else it is MQTT 3.1.1
 
     @property
     def subscriptions(self) -> tuple[str, str]:
@@ -52,7 +55,10 @@ def make_client(link: Link) -> PahoClient:
         AgentError: the broker wants TLS, and there is no certificate. ValueError: paho refuses the link.
     """
     client = PahoClient(
-        CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
+        CallbackAPIVersion.VERSION2,
+        client_id=link.device_id,
+        protocol=mqtt.MQTTv5 if link.traced else mqtt.MQTTv311,
+        clean_session=None if link.traced else False,
     )
     if link.endpoint.tls:
         if link.context is None:
@@ -64,6 +70,15 @@ def make_client(link: Link) -> PahoClient:
     client.max_queued_messages_set(gobackn.WINDOW * 2)
     client.reconnect_delay_set(1, 60)
     return client
+
+
+def begin_connecting(client: PahoClient, link: Link) -> None:
+    """Have the client's thread connect, to the session that the broker keeps; raises ValueError as paho does."""
+    host, port, alive_s = link.endpoint.host, link.endpoint.port, max(5, int(link.heartbeat_s))
+    if link.traced:
+        client.connect_async(host, port, alive_s, clean_start=False, properties=lasting_session(SESSION_S))
+    else:
+        client.connect_async(host, port, alive_s)
 
 
 def end_client(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:

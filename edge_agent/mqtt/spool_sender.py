@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from edge_agent.errors import SpoolError
 from edge_agent.mqtt import gobackn
+from edge_agent.mqtt.trails import Trails
 from edge_agent.telemetry.spool import Spool, SpoolRecord, SpoolSeries
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
@@ -18,12 +21,28 @@ from fleet.protocol.messages import Envelope, Receipt
 log = logging.getLogger(__name__)
 
 
+class RecordMessage(NamedTuple):
+    """A record as a message: the last part of its topic, its payload, and the headers of the trace it belongs to."""
+
+    leaf: topics.Leaf
+    payload: bytes
+    carried: Mapping[str, str]
+
+
 class SpoolSender:
     """Decides which records go out next, and which ones a receipt covers. It sends nothing itself."""
 
-    def __init__(self, spool: Spool, *, first_timeout_s: float = gobackn.FIRST_TIMEOUT_S) -> None:
-        """Begin with the oldest record; `first_timeout_s` is the wait for a receipt before any has told how long."""
-        self._spool = spool
+    def __init__(
+        self, spool: Spool, trails: Trails | None = None, *, first_timeout_s: float = gobackn.FIRST_TIMEOUT_S
+    ) -> None:
+        """Begin with the oldest record.
+
+        Args:
+            spool: holds the records.
+            trails: knows the traces that records belong to; None where nobody wants traces.
+            first_timeout_s: the wait for a receipt before any has told how long one takes.
+        """
+        self._spool, self._trails = spool, trails or Trails()
         self._sender = gobackn.Sender(
             committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s, first_timeout_s=first_timeout_s
         )
@@ -63,15 +82,13 @@ class SpoolSender:
         except SpoolError as error:  # a full disk: the numbers are good unless this machine was set back
             log.warning("the records go on with the numbers of the last connection: %s", error)
 
-    def flight(self, device_id: str, now: float) -> list[tuple[topics.Leaf, bytes]]:
+    def flight(self, device_id: str, now: float) -> list[RecordMessage]:
         """Take the records that may be sent now, as messages in their order; they count as sent.
 
         Args:
             device_id: the device that the messages come from.
             now: the monotonic time.
 
-        Returns:
-            The last part of the topic and the payload, by message.
         """
         self._sender = gobackn.lost(self._sender, self._spool.base - 1)
         room = gobackn.room(self._sender)
@@ -83,7 +100,11 @@ class SpoolSender:
             self._sender = gobackn.sending(self._sender, records[-1].seq, now)
             self._most_sent = max(self._most_sent, records[-1].seq)
         return [
-            ("telemetry" if one.kind == "window" else "report", self._envelope(device_id, one, series))
+            RecordMessage(
+                "telemetry" if one.kind == "window" else "report",
+                self._envelope(device_id, one, series),
+                self._trails.of(one.seq),
+            )
             for one in records
         ]
 

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge_agent.errors import AgentError, DeniedError
 from edge_agent.mqtt.broker_client import BrokerClient
@@ -20,6 +20,7 @@ from edge_agent.mqtt.connection import Connection
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.spool_sender import SpoolSender
 from edge_agent.mqtt.status_messages import StatusMessages
+from edge_agent.mqtt.trails import NOTHING
 from edge_agent.telemetry.budget import Budget
 from fleet.protocol import topics
 from fleet.protocol.errors import ProtocolError
@@ -59,7 +60,7 @@ class Uplink:
         self._link, self._sender, self._commands = link, sender, commands
         self._budget, self._statuses, self._notified = budget, statuses, notified
         self._broker = BrokerClient(self, Connection(statuses.clock), twice)
-        self._inbox: deque[tuple[str, bytes]] = deque(maxlen=WAITING)
+        self._inbox: deque[tuple[str, bytes, Mapping[str, str]]] = deque(maxlen=WAITING)
         self._wake = asyncio.Event()
         self._next: Link | None = None
         self._session = ""
@@ -97,8 +98,7 @@ class Uplink:
                     self._link, self._next = self._next, None
                     self._open()
                 while self._inbox:
-                    topic, payload = self._inbox.popleft()
-                    await self._receive(topic, payload)
+                    await self._receive(*self._inbox.popleft())
                 self._sender.tick(now)
                 if self._broker.watch(now):
                     self.rebuilt += 1
@@ -140,11 +140,12 @@ class Uplink:
     def disconnected(self) -> None:
         """See `broker_client.Listener`."""
         self._sender.disconnect()
+        self._wake.set()
 
-    def arrived(self, topic: str, payload: bytes) -> None:
+    def arrived(self, topic: str, payload: bytes, carried: Mapping[str, str]) -> None:
         """See `broker_client.Listener`."""
         self._budget.count(down=len(payload))
-        self._inbox.append((topic, payload))
+        self._inbox.append((topic, payload, carried))
         self._wake.set()
 
     # ---- up and down --------------------------------------------------------------------------
@@ -154,24 +155,24 @@ class Uplink:
             return
         if now - self._beat >= self._link.heartbeat_s:
             self._say_online()
-        for leaf, payload in self._sender.flight(self._link.device_id, now):
-            self._publish(leaf, payload)
+        for leaf, payload, carried in self._sender.flight(self._link.device_id, now):
+            self._publish(leaf, payload, carried)
 
     def _say_online(self) -> None:
         self._beat = time.monotonic()
         self._publish("status", self._statuses.online(self._link, self._session))
 
-    def _publish(self, leaf: topics.Leaf, payload: bytes) -> None:
-        if self._broker.publish(self._link.topic(leaf), payload):
+    def _publish(self, leaf: topics.Leaf, payload: bytes, carried: Mapping[str, str] = NOTHING) -> None:
+        if self._broker.publish(self._link.topic(leaf), payload, carried):
             self._budget.count(up=len(payload))
 
-    async def _receive(self, topic: str, payload: bytes) -> None:
+    async def _receive(self, topic: str, payload: bytes, carried: Mapping[str, str]) -> None:
         try:
             command, notify = self._link.subscriptions
             if topic == notify:
                 self._notify(decode_control(payload, Notify))
             elif topic == command:
-                await self._commands.take(payload, self._link.device_id)
+                await self._commands.take(payload, self._link.device_id, carried)
         except (DeniedError, ProtocolError) as error:
             log.warning("a message on %s is refused: %s", topic, error)
         except AgentError as error:

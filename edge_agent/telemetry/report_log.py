@@ -21,15 +21,22 @@ LARGEST = TELEMETRY_LIMIT - 512  # bytes of a record's body: the envelope needs 
 class ReportLog:
     """Implements `ports.Reporter`, and keeps the answers to commands. A full disk loses a report and stops nothing."""
 
-    def __init__(self, spool: Spool, clock: Callable[[], float], spooled: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        clock: Callable[[], float],
+        spooled: Callable[[], None] = lambda: None,
+        traced: Callable[[int], None] = lambda record: None,
+    ) -> None:
         """Append to `spool`.
 
         Args:
             spool: holds the records until the hub's receipt.
             clock: seconds since 1970; a record says when it was made.
             spooled: hears that there is a new record.
+            traced: hears a new record's number while the trace that it belongs to is current (`Trails.note`).
         """
-        self._spool, self._clock, self._spooled = spool, clock, spooled
+        self._spool, self._clock, self._spooled, self._traced = spool, clock, spooled, traced
 
     def model(self, report: ModelReport) -> None:
         """Spool a transition durably before the caller goes on; what the spool took last is not repeated.
@@ -64,8 +71,9 @@ class ReportLog:
 
     def _append(self, kind: str, body: Struct, facts: dict[str, str] | None = None) -> None:
         try:
-            self._spool.append(kind, encode_msgpack(body), self._clock(), facts)
+            record = self._spool.append(kind, encode_msgpack(body), self._clock(), facts)
         except SpoolError as error:
             log.error("a %s report is lost: %s", kind, error)  # a full disk must not stop an update
             return
+        self._traced(record)
         self._spooled()

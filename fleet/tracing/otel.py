@@ -29,7 +29,13 @@ LAST_S = 2.0  # for what is left at the end: who stops or starts anew must not w
 AGAIN_S = 600.0  # until the same trouble with the collector is logged again
 LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 PREFIX = "edgeloop."
-KINDS = {"server": trace.SpanKind.SERVER, "client": trace.SpanKind.CLIENT, "internal": trace.SpanKind.INTERNAL}
+KINDS = {
+    "server": trace.SpanKind.SERVER,
+    "client": trace.SpanKind.CLIENT,
+    "internal": trace.SpanKind.INTERNAL,
+    "producer": trace.SpanKind.PRODUCER,
+    "consumer": trace.SpanKind.CONSUMER,
+}
 
 
 class RarelyAgain(logging.Filter):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
 Value = str | bool | int | float
-Kind = Literal["server", "client", "internal"]
+Kind = Literal["server", "client", "internal", "producer", "consumer"]
 CARRIED = (b"traceparent", b"tracestate")
 
 

@@ -84,7 +84,7 @@ class Device:
         assert isinstance(key, CommandKey)
         keys = CommandKeys(keys={key.key_id: key.public.hex()})
         self.uplink = make_uplink(
-            self._link(hub, folder, enrolled),
+            link_of(hub, folder, name, enrolled),
             self.database,
             self.spool,
             key=lambda: keys,
@@ -93,15 +93,6 @@ class Device:
             first_timeout_s=1.0,
         )
 
-    def _link(self, hub: Hub, folder: Path, enrolled: Enrolled) -> Link:
-        private = enrolled.key.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        (folder / "device.pem").write_bytes(private + enrolled.answer.certificate.encode())
-        context = ssl.create_default_context(cafile=str(hub.config.ca_file))
-        context.load_cert_chain(folder / "device.pem")
-        return Link(device_id=self.name, channel="stable", endpoint=enrolled.answer.mqtt, context=context)
-
     def _obey(self, command: Command) -> None:
         self.commands.append(command.id)
 
@@ -109,6 +100,17 @@ class Device:
         report = ModelReport(model="tiny", state="idle", detail=str(number))
         self.spool.append("model", encode_msgpack(report), time.time())
         self.uplink.wake()
+
+
+def link_of(hub: Hub, folder: Path, name: str, enrolled: Enrolled) -> Link:
+    """To the hub's broker, with the device's certificate; its files lie in `folder`."""
+    private = enrolled.key.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "device.pem").write_bytes(private + enrolled.answer.certificate.encode())
+    context = ssl.create_default_context(cafile=str(hub.config.ca_file))
+    context.load_cert_chain(folder / "device.pem")
+    return Link(device_id=name, channel="stable", endpoint=enrolled.answer.mqtt, context=context)
 
 
 class Site:

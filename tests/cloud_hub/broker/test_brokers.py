@@ -49,7 +49,7 @@ class Ear:
         self.heard: list[tuple[str, bytes]] = []
         self._changed = threading.Condition()
 
-    def __call__(self, topic: str, payload: bytes) -> None:
+    def __call__(self, topic: str, payload: bytes, _carried: object = None) -> None:
         with self._changed:
             self.heard.append((topic, payload))
             self._changed.notify_all()

@@ -37,7 +37,7 @@ class Broker:
         self.receipt, self.over = threading.Event(), threading.Event()
 
     @contextlib.contextmanager
-    def open(self, _hub, arrived, digits):
+    def open(self, _hub, arrived, digits, *, traced=False):
         self.opened += 1
         self.arrived, self.digits = arrived, [digits]
         try:
@@ -53,7 +53,7 @@ class Broker:
             self.closed += 1
             self.over.set()
 
-    def _publish(self, topic, _payload):
+    def _publish(self, topic, _payload, _carried=None):
         if topic == topics.command("cam-1"):
             self.receipt.set()
 
@@ -190,7 +190,7 @@ def test_a_hub_that_lost_its_broker_says_so_and_its_part_goes_to_one_that_hears(
 
 
 def test_a_hub_without_a_broker_takes_no_part_away_from_those_that_hear(fleet, broker, monkeypatch):
-    def away(*_):
+    def away(*_, **_more):
         assert rows(fleet, Lease) == [], "while it is asked for, nothing may be this hub's"
         raise UnreachableError("the broker does not answer", subject="broker")
 

@@ -235,7 +235,7 @@ def test_a_loop_that_stands_still_has_failed() -> None:
 
 
 def test_a_broker_that_does_not_answer_is_said(hub: HubFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: object) -> Any:
+    def gone(*_: object, **_more: object) -> Any:
         raise UnreachableError("the broker at hub.example:8883 does not answer: refused", subject="broker")
 
     monkeypatch.setattr(service, "open_link", gone)

@@ -54,7 +54,7 @@ class Device:
 
     async def send(self) -> None:
         await self.sender.part()
-        for leaf, payload in self.sender.flight("cam-1", 0.0):
+        for leaf, payload, _ in self.sender.flight("cam-1", 0.0):
             assert leaf == "report"
             self.hub.take(payload)
 

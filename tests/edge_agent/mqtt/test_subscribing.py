@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import broker_client
-from edge_agent.mqtt.link import Link
+from edge_agent.mqtt.link import SESSION_S, Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.status_lines import _broker
 from edge_agent.telemetry.database import Database
@@ -75,13 +75,33 @@ class SlowBroker:
         self._thread.join(10)
 
 
+class OldBroker(SlowBroker):
+    """Ends the first connection after its login: by the word of MQTT 3.1.1 for another version, or by none."""
+
+    def __init__(self, word: bytes) -> None:
+        self._word, self.levels = word, list[int]()
+        super().__init__()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            login = connection.recv(1 << 16)
+            at = login.index(b"MQTT") + 4
+            self.levels.append(login[at])
+            self.keeps_session = not login[at + 1] & 0b10 and b"\x11" + SESSION_S.to_bytes(4, "big") in login
+            connection.sendall(self._word)
+        super()._serve()
+
+
 @contextlib.asynccontextmanager
-async def device(folder: Path, broker: SlowBroker) -> AsyncIterator[tuple[Uplink, asyncio.Queue[str]]]:
+async def device(
+    folder: Path, broker: SlowBroker, *, traced: bool = False
+) -> AsyncIterator[tuple[Uplink, asyncio.Queue[str]]]:
     notified: asyncio.Queue[str] = asyncio.Queue()
     database = Database(folder / "spool.db")
     endpoint = MqttEndpoint(host="127.0.0.1", port=broker.port, tls=False, password="x")
     one = make_uplink(
-        Link(device_id="cam-1", channel="stable", endpoint=endpoint),
+        Link(device_id="cam-1", channel="stable", endpoint=endpoint, traced=traced),
         database,
         Spool(database),
         verify=signed_by,
@@ -110,6 +130,20 @@ def test_nothing_is_said_to_be_online_before_the_subscription_stands(tmp_path: P
             assert await notified.get() == "connected"
             found = one.connection.document()
             assert one.online and (found["state"], found["reason"]) == ("connected", "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("word", [b"\x20\x02\x00\x01", b""], ids=["refuses", "hangs-up"])
+def test_a_broker_without_mqtt_5_has_the_device_by_3_1_1_and_no_traces(tmp_path: Path, word: bytes) -> None:
+    async def scenario() -> None:
+        broker = OldBroker(word)
+        async with device(tmp_path, broker, traced=True) as (_, notified):
+            assert await notified.get() == "channel version 9"
+            assert broker.levels == [5] and broker.keeps_session  # what is sent while it is away waits, as by 3.1.1
+            assert broker.seen == [CONNECT, SUBSCRIBE]  # the second login is 3.1.1's
+            broker.answer(GRANTED, GRANTED)
+            assert await notified.get() == "connected"
 
     asyncio.run(scenario())
 
