@@ -134,6 +134,7 @@ def worker(
     """Run the hub's jobs until SIGTERM (retrain: train, gate, compile, publish, roll out; tune: search)."""
     from cloud_hub.config import HubConfig
     from cloud_hub.execution.cluster import executor_of
+    from cloud_hub.inference.tracing import make_tracer
     from cloud_hub.jobs.worker import run_worker
     from cloud_hub.opening.bootstrap import open_hub
     from cloud_hub.store.words import spoken
@@ -143,7 +144,9 @@ def worker(
     with spoken():
         config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
         _log(log_level, config.log_format, role="worker")
-        run_worker(open_hub(config), kinds(executor_of(config.worker)), once=once, parent=parent)
+        tracer = make_tracer(config, "cloud-hub-worker")
+        run_worker(open_hub(config), kinds(executor_of(config.worker)), once=once, parent=parent, tracer=tracer)
+        tracer.close()
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")

@@ -80,8 +80,8 @@ class TracedEndpoint(InferEndpoint):
         return span
 
 
-def make_tracer(config: HubConfig) -> Tracer:
-    """Make the tracer that `[tracing]` asks for.
+def make_tracer(config: HubConfig, service: str = "cloud-hub") -> Tracer:
+    """Make the tracer that `[tracing]` asks for; `service` is who sends, as traces name it.
 
     Raises:
         InvalidError: it cannot be had.
@@ -93,7 +93,7 @@ def make_tracer(config: HubConfig) -> Tracer:
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             "edgeloop.hub": config.addresses.http_advertise,
         }
-        return open_tracer("cloud-hub", settings.endpoint, settings.ratio, facts)
+        return open_tracer(service, settings.endpoint, settings.ratio, facts)
     except ValueError as error:
         raise InvalidError(f"tracing: {error}", subject="tracing", hint="see [tracing] of hub.toml") from error
 

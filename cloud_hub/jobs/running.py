@@ -10,7 +10,9 @@ from typing import Any
 
 from cloud_hub.context import Hub
 from cloud_hub.jobs import queue
+from cloud_hub.jobs.tracing import JobTrace
 from cloud_hub.store.tables import Job
+from fleet.tracing import OFF, Tracer
 
 log = logging.getLogger(__name__)
 BEAT_S = 5.0
@@ -20,14 +22,16 @@ LOOK_S = 1.0
 class Running:
     """A job in progress, as its kind sees it. `step` and `save` may raise to stop it."""
 
-    def __init__(self, hub: Hub, job: Job, owner: str) -> None:
+    def __init__(self, hub: Hub, job: Job, owner: str, tracer: Tracer = OFF) -> None:
         self.hub, self.job, self.owner = hub, job, owner
+        self.trace = JobTrace(tracer, job, hub.clock())
         self.saved: dict[str, Any] = dict(job.result)
         self.ended = threading.Event()
         self._last = self._looked = -math.inf
 
     def step(self, name: str, progress: float) -> None:
         """Say where the job is (0 to 1); written at most four times a second unless the step changes."""
+        self.trace.step(name)
         now = time.monotonic()
         if name == self.job.step and now - self._last < 0.25:
             return
