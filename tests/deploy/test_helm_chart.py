@@ -11,8 +11,11 @@ import importlib.util
 import json
 import os
 import shlex
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from getpass import getuser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,14 +25,18 @@ import pytest
 import yaml
 
 from cloud_hub.app import routers
+from cloud_hub.broker.link import Address, Link
 from cloud_hub.config import BrokerConfig, HubConfig
+from cloud_hub.identity.ca import HUB_IDENTITY
 from tests.deploy.test_containers import IMAGES, takes
 from tests.support.hub import HubFixture, make_hub
+from tests.support.hub_process import free_port
+from tests.support.require import require
 
 ROOT = Path(__file__).parents[2]
 CHART, KEPT = ROOT / "deploy" / "helm" / "edgeloop", Path(__file__).parent / "helm"
 GUIDE = (ROOT / "docs" / "how-to" / "run-on-kubernetes.md").read_text()
-SETS = ("small", "large")
+SETS = ("small", "large", "shared")
 OBJECTS: dict[str, list[dict[str, Any]]] = {
     name: list(yaml.safe_load_all((KEPT / f"rendered-{name}.yaml").read_text())) for name in SETS
 }
@@ -71,9 +78,14 @@ def pods(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield made["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"], made["spec"]["template"]
 
 
+def ours(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The pods that run `cloud-hub`."""
+    return ((part, pod) for part, pod in pods(name) if part != "mosquitto")
+
+
 def containers(name: str) -> Iterator[dict[str, Any]]:
     for _, pod in pods(name):
-        yield from pod["spec"]["initContainers"] + pod["spec"]["containers"]
+        yield from pod["spec"].get("initContainers", []) + pod["spec"]["containers"]
 
 
 @either
@@ -99,6 +111,9 @@ def test_the_schema_takes_what_is_meant(name: str) -> None:
         {"objects": {"url": "", "persistence": {"enabled": False}}},
         {"broker": {"kind": "external", "host": ""}},
         {"broker": {"kind": "embedded"}},
+        {"broker": {"kind": "mosquitto"}},  # devices have to be told of it
+        {"broker": {"kind": "mosquitto", "advertiseHost": "mqtt.example", "host": "another.example"}},
+        {"broker": {"kind": "mosquitto", "advertiseHost": "mqtt.example", "port": 8884}},
         {"hub": {"replicas": 0}},
         {"monitoring": {"enabled": True}},
         {"advertiseUrl": "http://plain.example"},
@@ -133,9 +148,12 @@ def test_every_volume_that_is_mounted_is_there_and_no_secret_is_in_a_value(name:
         spec = made["spec"]["template"]["spec"]
         claims = {one["metadata"]["name"] for one in made["spec"].get("volumeClaimTemplates", [])}
         known = claims | {one["name"] for one in spec["volumes"]}
-        used = {mount["name"] for one in spec["initContainers"] + spec["containers"] for mount in one["volumeMounts"]}
-        assert used == known
+        inside = spec.get("initContainers", []) + spec["containers"]
+        assert {mount["name"] for one in inside for mount in one["volumeMounts"]} == known
         for one in spec["containers"]:
+            if one["name"] == "mosquitto":
+                assert "env" not in one and "envFrom" not in one
+                continue
             database = next(item for item in one["env"] if item["name"] == "EDGELOOP_HUB_DATABASE")
             assert database["valueFrom"]["secretKeyRef"]["name"] == "edgeloop-database" and "value" not in database
 
@@ -143,12 +161,13 @@ def test_every_volume_that_is_mounted_is_there_and_no_secret_is_in_a_value(name:
 @either
 def test_each_part_runs_a_command_that_exists_over_the_images_volume(name: str) -> None:
     wanted = {"hub": ["serve"], "infer": ["serve", "--roles", "infer"], "worker": ["worker"]}
-    for part, pod in pods(name):
+    for part, pod in ours(name):
         (one,) = pod["spec"]["containers"]
         assert [word for word in one["args"] if not word.startswith("/")] == wanted[part]
         assert takes("cloud-hub", one["args"]) and IMAGES["hub"].one("VOLUME") in one["args"]
         assert "command" not in one and IMAGES["hub"].command()[0] == "cloud-hub"
-    assert {part for part, _ in pods(name)} == ({"hub", "infer"} if name == "small" else set(wanted))
+    found = {"small": {"hub", "infer"}, "large": set(wanted), "shared": {"hub", "mosquitto"}}
+    assert {part for part, _ in pods(name)} == found[name]
 
 
 @either
@@ -164,6 +183,10 @@ def test_variables_are_settings_and_say_what_the_values_do(monkeypatch: pytest.M
         assert (broker.kind, broker.port, broker.tls) == ("mosquitto", 8883, True)
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
         assert str(Path(config.objects_url).parent) == mounts["objects"]  # where the lock beside them is written
+    elif name == "shared":
+        (service,) = (one for one in of_kind(name, "Service") if one["metadata"]["name"] == broker.host)
+        assert broker.kind == "external" and [port["port"] for port in service["spec"]["ports"]] == [broker.port]
+        assert broker.advertise_host == "mqtt.example" and broker.tls
     else:
         assert (broker.kind, broker.host, broker.port) == ("external", "mqtt.edgeloop.svc", 8884)
         assert config.objects_url == "s3://edgeloop/hub" and config.log_format == "json"
@@ -173,7 +196,7 @@ def test_variables_are_settings_and_say_what_the_values_do(monkeypatch: pytest.M
 @either
 def test_probes_and_services_lead_to_ports_that_the_hub_listens_on(name: str) -> None:
     config, known = HubConfig.build(Path("/hub"), {}), {route.path for router in routers() for route in router.routes}
-    for part, pod in pods(name):
+    for part, pod in ours(name):
         (one,) = pod["spec"]["containers"]
         ports = {port["name"]: port["containerPort"] for port in one.get("ports", [])}
         hears = {"https": config.port} | ({"mqtts": BrokerConfig().port} if (part, name) == ("hub", "small") else {})
@@ -204,6 +227,11 @@ def test_every_pod_has_a_network_policy_with_its_ports_and_no_more(name: str) ->
         assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
         outward = {port["port"] for rule in policy["egress"] for port in rule.get("ports", [])}
         values = merged(given(name))
+        if part == "mosquitto":
+            assert not outward
+            (rule,) = policy["ingress"]
+            assert {"podSelector": policies["hub"]["podSelector"]} in rule["from"]
+            continue
         assert outward == {53, *values["networkPolicy"]["egressPorts"]}
         if values["broker"]["kind"] == "external":
             assert values["broker"]["port"] in outward
@@ -225,7 +253,7 @@ def test_instances_are_scaled_by_a_metric_that_they_export(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
-    return make_hub(tmp_path_factory.mktemp("made"))
+    return make_hub(tmp_path_factory.mktemp("made"), start=time.time())  # Mosquitto reads the certificates
 
 
 def test_a_volume_is_filled_once_and_what_the_hub_renews_in_it_stays(made: HubFixture, tmp_path: Path) -> None:
@@ -258,11 +286,59 @@ def test_a_volume_is_filled_once_and_what_the_hub_renews_in_it_stays(made: HubFi
 @either
 def test_an_instance_is_given_no_key_that_signs_or_certifies(name: str) -> None:
     given = {}
-    for part, pod in pods(name):
+    for part, pod in ours(name):
         (secret,) = (volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "secret")
         given[part] = {item["path"] for item in secret.get("items", [])}
     assert given.pop("infer", INSTANCE) == INSTANCE
     assert set.union(*given.values()) == set()  # the whole Secret
+
+
+def test_the_charts_mosquitto_runs_on_its_files_and_lets_a_hub_in(made: HubFixture, tmp_path: Path) -> None:
+    (pod,) = (pod for part, pod in pods("shared") if part == "mosquitto")
+    (container,) = pod["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (configuration,) = of_kind("shared", "ConfigMap")
+    (volume,) = (one["projected"] for one in pod["spec"]["volumes"] if one["name"] == "files")
+    keys = [item["path"] for source in volume["sources"] for item in source.get("secret", {}).get("items", [])]
+    files, sessions, port = tmp_path / "files", tmp_path / "sessions", free_port()
+    files.mkdir(), sessions.mkdir()
+    for name in keys:
+        (files / name).write_bytes((made.hub.config.directory / "keys" / name).read_bytes())
+    for name, text in configuration["data"].items():
+        assert text == (ROOT / "deploy" / "mosquitto" / name).read_text(), "run scripts/render-chart"
+        moved = text.replace(mounts["files"], str(files)).replace(mounts["sessions"], str(sessions))
+        (files / name).write_text(moved.replace("listener 8883", f"listener {port} 127.0.0.1\nuser {getuser()}"))
+    assert set(keys) == {"ca.pem", "server.pem", "server.key"}, "no key that signs or certifies"
+    binary = str(require("mosquitto", "mosquitto"))
+    command = [word.replace(mounts["files"], str(files)) for word in container["command"]]
+    assert command[0] == "mosquitto"
+    config = made.hub.config
+    address = Address(
+        host="127.0.0.1",
+        port=port,
+        client_id=HUB_IDENTITY,
+        ca_file=str(config.ca_file),
+        cert_file=str(config.client_certificate),
+        key_file=str(config.client_key),
+    )
+    with subprocess.Popen([binary, *command[1:]], stderr=subprocess.DEVNULL) as child:
+        try:
+            listens(port)
+            with Link(address, config.broker.prefix, lambda *_: None) as link:
+                assert link.hears
+        finally:
+            child.terminate()
+
+
+def listens(port: int) -> None:
+    """Wait until somebody does."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on {port}")
 
 
 def test_the_guides_commands_exist_and_it_says_what_was_not_run() -> None:

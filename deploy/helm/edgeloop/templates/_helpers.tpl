@@ -32,11 +32,11 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 - name: EDGELOOP_HUB_ADVERTISE_URL
   value: {{ . | quote }}
 {{- end }}
-{{- if eq .Values.broker.kind "external" }}
+{{- if ne .Values.broker.kind "hub" }}
 - name: EDGELOOP_HUB_BROKER__KIND
   value: external
 - name: EDGELOOP_HUB_BROKER__HOST
-  value: {{ .Values.broker.host | quote }}
+  value: {{ .Values.broker.host | default (printf "%s-mosquitto" (include "edgeloop.name" .)) | quote }}
 - name: EDGELOOP_HUB_BROKER__PORT
   value: {{ .Values.broker.port | quote }}
 {{- else }}
