@@ -218,7 +218,31 @@ def test_every_secret_is_drawn_once_and_for_its_owner_alone(tmp_path: Path) -> N
     assert all(asked.endswith(":?run ./make-secrets") for asked in re.findall(r"\$\{([^}]*)\}", text))
     before = drawn.read_bytes()
     again = subprocess.run([script], capture_output=True, text=True, check=False)
-    assert again.returncode == 5 and "there is an .env already" in again.stderr and drawn.read_bytes() == before
+    assert again.returncode == 5 and "has every password already" in again.stderr and drawn.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"make-secrets", ".env", "secrets"}
+
+
+def test_a_password_of_a_newer_version_is_added_and_none_is_replaced(tmp_path: Path) -> None:
+    script, drawn = Path(shutil.copy(COMPOSE / "make-secrets", tmp_path)), tmp_path / ".env"
+    drawn.write_text("POSTGRES_PASSWORD=old\nGRAFANA_PASSWORD=older\nCOMPOSE_FILE=compose.yaml:minio.yaml")
+    drawn.chmod(0o644)
+    done = subprocess.run([script], capture_output=True, text=True, check=True)
+    kept = drawn.read_text().splitlines()
+    assert kept[:3] == ["POSTGRES_PASSWORD=old", "GRAFANA_PASSWORD=older", "COMPOSE_FILE=compose.yaml:minio.yaml"]
+    assert re.fullmatch("MINIO_PASSWORD=[0-9a-f]{48}", kept[3]) and len(kept) == 4
+    assert drawn.stat().st_mode & 0o777 == 0o600
+    assert "wrote MINIO_PASSWORD into" in done.stdout and kept[3].split("=")[1] not in done.stdout
+
+
+def test_two_that_draw_at_once_do_not_mix_and_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    script = Path(shutil.copy(COMPOSE / "make-secrets", tmp_path))
+    (tmp_path / ".env.lock").mkdir()
+    other = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert other.returncode == 5 and "rmdir" in other.stderr and not (tmp_path / ".env").exists()
+    (tmp_path / ".env.lock").rmdir()
+    (tmp_path / "secrets").write_text("in the way")
+    failed = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert failed.returncode != 0 and {path.name for path in tmp_path.iterdir()} == {"make-secrets", "secrets"}
 
 
 def shown() -> Iterator[tuple[str, list[str]]]:
