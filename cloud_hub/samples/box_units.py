@@ -42,7 +42,13 @@ def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> U
 
 
 def as_label(found: Detections, classes: int, most: int) -> list[Mapping[str, Any]]:
-    """The best boxes as a label has them; without those of classes that have no name, which no label may have."""
+    """The best boxes as a label has them; without those of classes that have no name, which no label may have.
+
+    Args:
+        found: best first.
+        classes: how many have a name.
+        most: boxes that are taken.
+    """
     taken: list[Mapping[str, Any]] = [
         {"box": [float(f"{corner:.6g}") for corner in box], "class": int(kind)}
         for box, kind in zip(found.boxes.tolist(), found.classes.tolist(), strict=True)

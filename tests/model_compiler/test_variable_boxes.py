@@ -158,7 +158,7 @@ def test_the_self_test_lets_the_task_judge_where_another_processor_finds_another
         return sum(task.agrees(*pair) for pair in pairs), len(pairs)
 
     def check(run: Any, judge: Any = agree) -> selftest.SelftestResult:
-        return selftest.check(vectors, manifest.selftest, "onnx-fp32", run, manifest.outputs, judge)
+        return selftest.check_vectors(vectors, manifest.selftest, "onnx-fp32", run, manifest.outputs, judge)
 
     lost: list[int] = []
 
