@@ -95,7 +95,11 @@ async def uploaded(request: Request) -> AsyncIterator[bytes]:
 
 
 async def read_upload(request: Request, limit: int, *, hint: str = "") -> bytes:
-    """As `read_body`, in the time of `uploaded`."""
+    """As `read_body`, in the time of `uploaded`.
+
+    Raises:
+        TooLargeError: more than `limit` bytes. DeadlineError: as `uploaded`.
+    """
     return await _gathered(request, uploaded(request), limit, hint)
 
 

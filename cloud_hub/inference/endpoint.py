@@ -87,7 +87,11 @@ class InferEndpoint:
         return request_limit(served.body_limit, binary=MARKER in request.headers)
 
     def enter_unloaded(self, request: HotRequest, limit: int) -> int:
-        """As `enter`, where the release may not be in memory: `limit` is its `body_limit`."""
+        """As `enter`, where the release may not be in memory.
+
+        Args:
+            limit: its `body_limit`, bytes.
+        """
         request.context = RequestHead(limit, self._longest_s)
         return request_limit(limit, binary=MARKER in request.headers)
 
@@ -107,9 +111,14 @@ class InferEndpoint:
         return served
 
     async def loaded(self, model: str, version: str, asked: oip.InferRequest | None, began: float) -> LoadedRelease:
-        """A release, in memory within the time that the request to it has; raises HubError, as the deadline that it is.
+        """A release, in memory within the time that a request has; a longer load goes on for those who ask later.
 
-        A load that takes longer goes on for those who ask later.
+        Args:
+            asked: the request; None for the hub's own deadline.
+            began: when its first byte came, by the event loop's clock.
+
+        Raises:
+            HubError: no such release, it cannot be loaded, or not in time.
         """
         try:
             async with asyncio.timeout_at(self._until(asked, began, self._longest_s)):
