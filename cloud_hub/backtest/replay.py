@@ -27,11 +27,11 @@ from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.drift.truth_evidence import BATCH
 from cloud_hub.identity.device_tokens import DeviceTokens
+from cloud_hub.identity.keyless import NoAuthority, NoCommandKey
 from cloud_hub.ingest.compacting import Compaction
 from cloud_hub.journal import Journal
 from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import blob_key, open_objects
-from cloud_hub.opening.keyless import NoAuthority, NoCommandKey
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.tables import (
     Alarm,

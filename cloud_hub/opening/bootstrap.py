@@ -19,13 +19,13 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.identity.ca import Authority, create_authority
 from cloud_hub.identity.device_tokens import DeviceTokens
+from cloud_hub.identity.keyless import NoAuthority, NoCommandKey
 from cloud_hub.identity.own import read_authority
 from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.journal import Journal
 from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.cleanup import all_or_nothing, emptied_again
-from cloud_hub.opening.keyless import NoAuthority, NoCommandKey
 from cloud_hub.opening.lock import hub_lock
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine

@@ -129,7 +129,7 @@ def test_no_two_rooms_import_each_other(graph: grimp.ImportGraph) -> None:
     assert cycle(edges) == []
 
 
-@pytest.mark.parametrize("package", ["cloud_hub", "edge_agent.update"])
+@pytest.mark.parametrize("package", ["cloud_hub", "cloud_hub.dashboard", "edge_agent.update"])
 def test_no_package_of_a_room_imports_itself_in_a_circle(package: str) -> None:
     """Its modules at the top stand for themselves. Imports inside functions and for type checks count, too."""
     whole = grimp.build_graph(package.split(".")[0], cache_dir=None)
@@ -159,9 +159,9 @@ def test_the_protocol_needs_only_msgspec_and_numpy() -> None:
     assert found - set(sys.stdlib_module_names) - {"fleet"} == {"msgspec", "numpy"}
 
 
-def contracts() -> list[dict[str, Any]]:
+def contracts(kind: str = "forbidden") -> list[dict[str, Any]]:
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    return [contract for contract in found if contract["type"] == "forbidden"]
+    return [contract for contract in found if contract["type"] == kind]
 
 
 def forbidden_to(room: str) -> set[str]:
@@ -190,3 +190,45 @@ def test_the_contracts_of_import_linter_hold() -> None:
     tool = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def hub() -> grimp.ImportGraph:
+    return grimp.build_graph("cloud_hub", cache_dir=None)
+
+
+def arrows_up(graph: grimp.ImportGraph, container: str) -> set[tuple[str, str]]:
+    """The arrows from a layer to one above or beside it, by the contract of the packages in `container`."""
+    layers = next(one["layers"] for one in contracts("layers") if one["containers"] == [container])
+    found = graph.find_illegal_dependencies_for_layers(
+        [grimp.Layer(*(name.strip() for name in layer.split("|")), independent=True) for layer in layers],
+        containers={container},
+    )
+    return {(one.importer, one.imported) for one in found}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("api.devices", "dashboard.words"),
+        ("backtest.replay", "api.errors"),
+        ("devices.answers", "inference.parts"),
+        ("services.supervisor", "rollouts.engine"),
+        ("store.tables", "context"),
+        ("rollouts.engine", "broker.leftover"),
+    ],
+)
+def test_an_arrow_up_between_packages_of_the_hub_breaks_its_layers(
+    hub: grimp.ImportGraph, source: str, target: str
+) -> None:
+    importer, imported = f"cloud_hub.{source}", f"cloud_hub.{target}"
+    assert {importer, imported} <= hub.modules and arrows_up(hub, "cloud_hub") == set()
+    hub.add_import(importer=importer, imported=imported)
+    broken = arrows_up(hub, "cloud_hub")
+    hub.remove_import(importer=importer, imported=imported)
+    assert tuple(".".join(name.split(".")[:2]) for name in (importer, imported)) in broken
+
+
+def test_every_package_of_the_hub_has_its_layer() -> None:
+    (contract,) = (one for one in contracts("layers") if one["containers"] == ["cloud_hub"])
+    assert contract["exhaustive"]

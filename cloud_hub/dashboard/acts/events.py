@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Form, request_of, select
 from cloud_hub.errors import NotFoundError
 from cloud_hub.events import answers

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from cloud_hub.context import Hub
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Form, ToLabel
 from cloud_hub.dashboard.views import boxes
 from cloud_hub.dashboard.views import samples as labels

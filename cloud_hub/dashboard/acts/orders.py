@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Field, Form, number_of, request_of
 from cloud_hub.rollouts.orders import apply_order, show_rollout
 from fleet.api.rollouts import Order, RolloutInfo, RolloutOrder

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
     ActDone,

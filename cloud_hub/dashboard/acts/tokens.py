@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
     ActDone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard import places
 from fleet.api.events import DeliveryInfo, EventInfo, Try
 
 

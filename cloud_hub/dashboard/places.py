@@ -1,4 +1,4 @@
-"""The pages that acts begin at and end on."""
+"""Addresses of pages: where acts begin and end, and what an event is about."""
 
 from __future__ import annotations
 
