@@ -14,6 +14,8 @@ from cloud_hub.api.errors import error_response
 class RefuseNul:
     """ASGI middleware: HTTP 400 with the error document for a NUL outside of the body."""
 
+    STATUS = 400  # that any operation may answer with, by this alone
+
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 

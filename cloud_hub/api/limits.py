@@ -17,6 +17,8 @@ class _TooLargeSignalError(Exception):
 class BodyLimit:
     """ASGI middleware: counts the body's bytes, declared or not, against the path's limit."""
 
+    STATUS = 413  # that any operation may answer with, by this alone
+
     def __init__(self, app: ASGIApp, limits: LimitsConfig) -> None:
         self._app = app
         self._limits = limits

@@ -1,7 +1,7 @@
 """The OpenAPI document of the hub: what FastAPI knows of the routes, completed by what the routes' parts say.
 
 Added to each operation: the JSON body that a `JsonBody` reads, the credential that an `Access` wants, and the errors
-that may come of these. A field or body with the mark `x-wire` (see `fleet.api.wire`) becomes a reference to the
+that may come of these and of the middlewares before every route. A field or body with the mark `x-wire` (see `fleet.api.wire`) becomes a reference to the
 schema that msgspec makes of the struct: what devices speak is defined in `fleet.protocol` alone.
 """
 
@@ -22,6 +22,8 @@ from pydantic.json_schema import models_json_schema
 
 from cloud_hub.api.access import SCHEMES, Access
 from cloud_hub.api.bodies import BodyReader
+from cloud_hub.api.guard import RefuseNul
+from cloud_hub.api.limits import BodyLimit
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
 from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
@@ -93,6 +95,8 @@ _DESCRIPTIONS = {
     503: "A queue is full (`busy`), or the database or the object store does not answer (`unreachable`).",
     504: "Not done in time.",
 }
+# Refusals that need no route: of what stands before all of them, and of a database that does not answer.
+EVERYWHERE = frozenset({RefuseNul.STATUS, BodyLimit.STATUS, 503})
 LATER = {
     "Retry-After": {
         "description": "Seconds to wait before asking again.",
@@ -148,20 +152,15 @@ def _complete(operation: Schema, route: APIRoute) -> None:
     responses = operation["responses"]
     responses.pop("422", None) if 422 not in route.responses else None
     own = {int(status) for status, response in route.responses.items() if "description" in response}  # no refusals
-    statuses = {int(status) for status in route.responses if int(status) >= 400} | {503}
-    if operation.get("parameters") or "requestBody" in operation:
-        statuses.add(400)
+    statuses = {int(status) for status in route.responses if int(status) >= 400} | EVERYWHERE
     for part in _parts(route.dependant):
         if isinstance(part, BodyReader):
             optional = not any(field.is_required() for field in part.kind.model_fields.values())
             schema = {"$ref": REF + part.kind.__name__}
             operation["requestBody"] = {"required": not optional, "content": {JSON: {"schema": schema}}}
-            statuses.add(400)
         if isinstance(part, Access):
             operation["security"] = part.security
             statuses |= {401, 403}
-    if "requestBody" in operation:
-        statuses.add(413)
     operation.setdefault("security", [])
     kind = OipError if route.path_format.startswith("/v2") else ErrorDocument
     for status in sorted(statuses - own):

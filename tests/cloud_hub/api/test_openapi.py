@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cloud_hub.api.guard import RefuseNul
+from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import STRUCTS, document
 from cloud_hub.app import routers
 from tests.support.hub import HubFixture
@@ -109,6 +111,26 @@ def test_nobody_unknown_is_told_more_than_that(hub: HubFixture, whole: dict[str,
         url = re.sub(r"\{\w+\}", "1", path)
         answer = hub.client.request(method, url, content=b"{" if "requestBody" in operation else None)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), name
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [("?x=%00", {}, RefuseNul.STATUS), ("", {"content-length": str(1 << 40)}, BodyLimit.STATUS)],
+    ids=["a NUL in the query", "a body over every limit"],
+)
+def test_what_middlewares_refuse_is_documented_for_every_operation(
+    hub: HubFixture, whole: dict[str, Any], query: str, headers: dict[str, str], status: int
+) -> None:
+    undocumented, refused = [], 0
+    for name, operation in operations(whole):
+        method, path = name.split(" ")
+        url = re.sub(r"\{\w+\}", "1", path) + query
+        answer = hub.client.request(method, url, headers=hub.auth() | headers)
+        assert answer.status_code == status, name
+        refused += 1
+        if str(status) not in operation["responses"]:
+            undocumented.append(name)
+    assert undocumented == [] and refused > 100
 
 
 # What it holds is somebody else's to say.
