@@ -1,8 +1,9 @@
 """The OpenAPI document of the hub: what FastAPI knows of the routes, completed by what the routes' parts say.
 
 Added to each operation: the JSON body that a `JsonBody` reads, the credential that an `Access` wants, and the errors
-that may come of these and of the middlewares before every route. A field or body with the mark `x-wire` (see `fleet.api.wire`) becomes a reference to the
-schema that msgspec makes of the struct: what devices speak is defined in `fleet.protocol` alone.
+that may come of these and of the middlewares before every route. A field or body with the mark `x-wire` (see
+`fleet.api.wire`) becomes a reference to the schema that msgspec makes of the struct: what devices speak is defined in
+`fleet.protocol` alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cloud_hub.api.guard import RefuseNul
 from cloud_hub.api.limits import BodyLimit
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
-from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
+from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository, tuf_file
 from fleet.rollouts import explain, forecast, guard, guard_policy, machine, remaining, usual
 
 Schema = dict[str, Any]
@@ -63,11 +64,14 @@ _KINDS: tuple[type, ...] = (
     calls.SampleReceipt,
     channel.Channel,
     manifest.Manifest,
+    manifest.Floor,
     manifest.Tensor,
     messages.AgentReport,
+    messages.CommandKeys,
     oip.OipRequest,
     oip.OipResponse,
     repository.IndexRequest,
+    tuf_file.TufFile,
     machine.Plan,
     machine.Progress,
     guard_policy.GuardPolicy,
@@ -111,20 +115,44 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {} for status in statuses}
 
 
-def takes(struct: type | None = None, *, media_type: str = JSON, required: bool = True) -> Schema:
-    """The `openapi_extra` of a route that reads its body itself: JSON of `struct`, or bytes without one."""
-    schema: Schema = {MARK: _name(struct)} if struct is not None else {"type": "string", "format": "binary"}
-    return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
+def takes(
+    struct: type | None = None, *, media_type: str = JSON, required: bool = True, tensors: bool = False
+) -> Schema:
+    """The `openapi_extra` of a route that reads its body itself: JSON of `struct`, or bytes without one.
+
+    With `tensors` the body may also hold tensors as bytes after its JSON (the binary extension).
+    """
+    body = {"requestBody": {"required": required, "content": _content(struct, media_type, tensors)}}
+    return body | ({"parameters": [{"name": oip.HEADER, "in": "header", **_JSON_LENGTH}]} if tensors else {})
 
 
-def gives(struct: type | None = None, *, media_type: str = JSON, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that writes its answer itself: JSON of `struct`, or bytes without one."""
-    schema: Schema = {MARK: _name(struct)} if struct is not None else {"type": "string", "format": "binary"}
-    return {status: {"content": {media_type: {"schema": schema}}}}
+def gives(
+    struct: type | None = None, *, media_type: str = JSON, status: int = 200, tensors: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that writes its answer itself: JSON of `struct`, or bytes without one.
+
+    With `tensors` the answer may also hold tensors as bytes after its JSON, where the request asks for it.
+    """
+    answer: dict[str, Any] = {"content": _content(struct, media_type, tensors)}
+    return {status: answer | ({"headers": {oip.HEADER: _JSON_LENGTH}} if tensors else {})}
 
 
-# A file of the signed repository: JSON whose form is TUF's, a manifest's or a channel's.
-SIGNED: dict[int | str, dict[str, Any]] = {200: {"content": {JSON: {"schema": {"type": "object", "minProperties": 1}}}}}
+_BYTES: Schema = {"type": "string", "format": "binary"}
+_JSON_LENGTH: Schema = {
+    "description": "Bytes of the JSON that comes before tensors as bytes; absent where all is JSON.",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
+def _content(struct: type | None, media_type: str, tensors: bool) -> Schema:
+    schema = {MARK: _name(struct)} if struct is not None else _BYTES
+    return {media_type: {"schema": schema}} | ({BINARY: {"schema": _BYTES}} if tensors else {})
+
+
+def gives_one_of(*structs: type) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with JSON of one of these."""
+    return {200: {"content": {JSON: {"schema": {"anyOf": [{MARK: _name(struct)} for struct in structs]}}}}}
 
 
 def document(routers: Sequence[APIRouter], *, title: str, version: str) -> Schema:

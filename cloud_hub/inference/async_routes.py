@@ -34,7 +34,7 @@ POLL_S = 1  # Retry-After while there is no answer
 _SUBMIT: dict[str, Any] = {
     "status_code": 202,
     "responses": errors(404, 413, 422, 429, 503, 504),
-    "openapi_extra": takes(oip.OipRequest),
+    "openapi_extra": takes(oip.OipRequest, tensors=True),
 }
 
 
@@ -87,7 +87,9 @@ async def show(found: Found) -> AsyncInference:
 
 @router.get(
     "/infer_async/{request_id}/result",
-    responses=errors(404, 413, 422, 429, 503, 504) | gives(oip.OipResponse) | {202: {"model": AsyncInference}},
+    responses=errors(404, 413, 422, 429, 503, 504)
+    | gives(oip.OipResponse, tensors=True)
+    | {202: {"model": AsyncInference}},
 )
 async def result(found: Found, hub: HubDep) -> Response:
     """The answer as `/infer` would have given it; 202 while there is none, and the refusal where there will be none."""

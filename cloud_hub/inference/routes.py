@@ -111,8 +111,8 @@ async def statistics(model: KeyPath, parts: InferenceDep, caller: ModelCaller, v
 
 
 _INFER: dict[str, Any] = {
-    "responses": errors(404, 413, 422, 429, 503, 504) | gives(oip.OipResponse),
-    "openapi_extra": takes(oip.OipRequest),
+    "responses": errors(404, 413, 422, 429, 503, 504) | gives(oip.OipResponse, tensors=True),
+    "openapi_extra": takes(oip.OipRequest, tensors=True),
 }
 
 

@@ -9,7 +9,6 @@ here, where it can be put right: every target and blob is hashed while it is wri
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import hashlib
 import os
@@ -17,9 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from fleet.durable import sync
@@ -29,6 +26,7 @@ from fleet.protocol.channel import Channel, decode_channel
 from fleet.protocol.codec import encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.tuf_file import TufRole, TufTarget, decode_tuf_file
 
 PIECE = 8 << 20  # bytes of a blob per request, so that a large one never lies in memory whole
 MAX_ROOTS = 10_000
@@ -59,7 +57,7 @@ class Bundler:
     def __init__(self, get: Get, piece: GetPiece, out: Path) -> None:
         self._get, self._piece, self._out = get, piece, out.resolve()
         self._files = self._bytes = 0
-        self._targets: dict[str, dict[str, Any]] = {}
+        self._targets: dict[str, TufTarget] = {}
 
     def write(self, channel: str, models: tuple[str, ...] = ()) -> Bundled:
         """Fetch `channel` with its models (or those of `models`) into a new folder, or one that is there and empty.
@@ -126,20 +124,22 @@ class Bundler:
             if root is None:
                 break
             self._put(draft / "metadata" / f"{version}.root.json", root)
-            ends = [_signed(root, f"{version}.root.json")["expires"]]  # only the newest one's counts
+            ends = [_signed(root, f"{version}.root.json").expires]  # only the newest one's counts
         timestamp = self._role(draft, "timestamp.json")
-        version = _number(timestamp["meta"]["snapshot.json"])
-        snapshot = self._role(draft, f"{version}.snapshot.json")
-        ends += [timestamp["expires"], snapshot["expires"]]
-        for role, about in sorted(snapshot["meta"].items()):
+        named = timestamp.meta.get("snapshot.json")
+        if named is None:
+            raise FailedError("the timestamp names no snapshot", subject="timestamp", hint=_BROKEN)
+        snapshot = self._role(draft, f"{named.version}.snapshot.json")
+        ends += [timestamp.expires, snapshot.expires]
+        for role, about in sorted(snapshot.meta.items()):
             if _ROLE.fullmatch(role) is None:
                 raise FailedError(f"the snapshot names a role {role!r}", subject="snapshot", hint=_BROKEN)
-            signed = self._role(draft, f"{_number(about)}.{role}")
-            ends.append(signed["expires"])
-            self._targets.update(signed.get("targets", {}))
-        return min(datetime.datetime.fromisoformat(str(end)).timestamp() for end in ends)
+            signed = self._role(draft, f"{about.version}.{role}")
+            ends.append(signed.expires)
+            self._targets.update(signed.targets)
+        return min(end.timestamp() for end in ends)
 
-    def _role(self, draft: Path, name: str) -> dict[str, Any]:
+    def _role(self, draft: Path, name: str) -> TufRole:
         data = self._needed(f"/tuf/metadata/{name}")
         self._put(draft / "metadata" / name, data)
         return _signed(data, name)
@@ -150,7 +150,7 @@ class Bundler:
             return None
         if _TARGET.fullmatch(path) is None:
             raise FailedError(f"the metadata names a target {path!r}", subject=path, hint=_BROKEN)
-        digest = str(about["hashes"]["sha256"])
+        digest = about.hashes.get("sha256", "")
         folder, _, name = path.rpartition("/")
         data = self._needed(f"/tuf/targets/{folder}/{digest}.{name}")
         if hashlib.sha256(data).hexdigest() != digest:
@@ -262,16 +262,11 @@ def _sync(folder: Path) -> None:
             raise
 
 
-def _signed(data: bytes, name: str) -> dict[str, Any]:
+def _signed(data: bytes, name: str) -> TufRole:
     try:
-        signed: dict[str, Any] = msgspec.json.decode(data)["signed"]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise FailedError(f"metadata {name} cannot be read: {error}", subject=name, hint=_BROKEN) from error
-    return signed
-
-
-def _number(about: dict[str, Any]) -> int:
-    return int(about["version"])
+        return decode_tuf_file(data, subject=name).signed
+    except ProtocolError as error:
+        raise FailedError(f"metadata cannot be read: {error}", subject=name, hint=_BROKEN) from error
 
 
 _BROKEN = "try again; if it stays, the hub's store or the mirror between is damaged: bundle from the hub itself"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fleet.api.inference import AsyncInference
 from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check_answer, path_of
@@ -26,7 +26,7 @@ class InferenceCalls(Calls):
         inputs: Mapping[str, AnyArray],
         *,
         version: str = "",
-        parameters: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, bool | int | float | str] | None = None,
     ) -> AsyncInference:
         """Hand in a request that the hub answers when it has time.
 

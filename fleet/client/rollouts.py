@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fleet.api.channels import (
     ChangedChannel,
     ChannelChanges,
@@ -104,8 +102,8 @@ class RolloutCalls(Calls):
             reason: in words, for the history.
             stage: counted from 1, 0 is the shadow stage; the order is refused once the rollout is at another one.
         """
-        given: dict[str, Any] = {"reason": reason} if reason else {}
+        given: dict[str, str | int] = {"reason": reason} if reason else {}
         if stage is not None:
             given["stage"] = stage
-        body = RolloutOrder(**given)
+        body = RolloutOrder.model_validate(given)
         return self._post(path_of("rollouts", rollout, order), body, RolloutInfo)
