@@ -6,6 +6,8 @@ The body is that of `/infer`, and so is the answer, once it is there. What could
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -18,6 +20,7 @@ from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import TooLargeError
 from cloud_hub.inference import async_queue
 from cloud_hub.inference.endpoint import MARKER
+from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import InferenceDep, began_at, read_body
 from cloud_hub.store.tables import AsyncRequest
 from fleet.api.inference import AsyncInference
@@ -59,20 +62,10 @@ async def submit(
 ) -> AsyncInference:
     """Take in a request that is answered when there is time; the newest release is the one of now."""
     release = await parts.loaded.release(model, version)
-    asked = InferRequest(b"POST", b"", dict(request.scope["headers"]), began_at(request), unix=False)
-    most = parts.endpoint.enter_unloaded(asked, release.body_limit)
-    pieces: list[bytes] = []
-    try:
-        size = await read_body(request, parts.budget, pieces, most)
-        if size > most:
-            why = f"the body has more than {most} bytes"
-            raise TooLargeError(why, subject="body", hint="send tensors with the binary extension, or fewer of them")
-        asked.body = b"".join(pieces)
+    async with _read(request, parts, release.body_limit) as asked:
         served = await parts.endpoint.load(asked, model, version, later=True)
         inputs_of(asked.context.asked, served.manifest)
         row = await asyncio.to_thread(async_queue.submit, hub, _kept(caller.actor, asked, served.number, model))
-    finally:
-        parts.budget.taken -= sum(map(len, pieces))
     parts.later.wake()
     response.headers["Location"] = f"/v2/models/{model}/infer_async/{row.id}"
     response.headers["Retry-After"] = str(POLL_S)
@@ -107,6 +100,22 @@ async def forget(found: Found, hub: HubDep) -> AsyncInference:
     """Delete a request and its answer; one that waits is not run."""
     await asyncio.to_thread(async_queue.forget, hub, found)
     return AsyncInference.model_validate(found)
+
+
+@contextlib.asynccontextmanager
+async def _read(request: Request, parts: Inference, limit: int) -> AsyncIterator[InferRequest]:
+    """The request with its body, whose bytes count in the budget for as long as it is looked at."""
+    asked = InferRequest(b"POST", b"", dict(request.scope["headers"]), began_at(request), unix=False)
+    most = parts.endpoint.enter_unloaded(asked, limit)
+    pieces: list[bytes] = []
+    try:
+        if await read_body(request, parts.budget, pieces, most) > most:
+            why = f"the body has more than {most} bytes"
+            raise TooLargeError(why, subject="body", hint="send tensors with the binary extension, or fewer of them")
+        asked.body = b"".join(pieces)
+        yield asked
+    finally:
+        parts.budget.taken -= sum(map(len, pieces))
 
 
 def _kept(owner: str, asked: InferRequest, release: int, model: str) -> async_queue.QueuedRequest:

@@ -8,14 +8,16 @@ less with the copy that `set_tensor` makes of read-only memory than with a view.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
-from fleet.protocol.tensors import datatype_of
+from fleet.protocol.tensors import AnyArray, datatype_of
 from fleet.runtimes.distributions import distribution_version
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import CPU, Arrays, Batches, Options, batch_size, check_rows, paired
@@ -35,6 +37,18 @@ class LiteRt:
         self._interpreter = self._load_class()
         self.version = distribution_version(self.name, self._interpreter.__module__.partition(".")[0])
 
+    def _keeping(self, data: bytes, threads: int) -> Any:
+        """An interpreter that keeps every tensor, and whose operators no delegate takes together."""
+        resolvers = import_module(self._interpreter.__module__).OpResolverType
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of the memory that keeping all tensors takes
+            return self._interpreter(
+                model_content=data,
+                num_threads=threads,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+
     def _load_class(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -45,6 +59,8 @@ class LiteRt:
         if options.device != CPU:
             raise ModelLoadError(f"{self.name} runs on the CPU, not on {options.device}", hint="device: cpu")
         try:
+            if options.inner:
+                return LiteRtFile(self._keeping(data, options.threads))
             return LiteRtFile(self._interpreter(model_content=data, num_threads=options.threads))
         except (ValueError, RuntimeError, TypeError) as error:
             raise ModelLoadError(str(error)) from error
@@ -81,6 +97,36 @@ class LiteRtFile:
     def allocated(self) -> dict[int, Shape]:
         """The shapes that the inputs have now, by their index: a model before may have made room for others."""
         return {int(d["index"]): _shape(d["shape"]) for d in self.interpreter.get_input_details()}
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """The operators in order, as the interpreter describes them."""
+        return [op for op in self.interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
+
+    @property
+    def tensors(self) -> list[dict[str, Any]]:
+        """Every tensor, inner ones and constants too, as the interpreter describes it."""
+        found: list[dict[str, Any]] = self.interpreter.get_tensor_details()
+        return found
+
+    @property
+    def flow(self) -> list[int]:
+        """Tensors that the input flows through, in order: inputs and operators' outputs."""
+        made = [index for op in self.operations for index in op["outputs"] if index >= 0]
+        return [int(index) for index in dict.fromkeys([*(tensor.index for tensor in self.inputs), *made])]
+
+    def inner_values(self, inputs: Sequence[AnyArray]) -> Arrays:
+        """Run the file once, and return the values of every float tensor in its flow, by the tensor's name.
+
+        Args:
+            inputs: as the file takes them, in its order; the file was opened with `Options.inner`.
+        """
+        for tensor, values in zip(self.inputs, inputs, strict=True):
+            self.interpreter.set_tensor(tensor.index, values.astype(tensor.dtype, copy=False))
+        self.interpreter.invoke()
+        details = {int(d["index"]): d for d in self.tensors}
+        kept = [index for index in self.flow if details[index]["dtype"] == np.float32]
+        return {str(details[index]["name"]): self.interpreter.get_tensor(index) for index in kept}
 
     def model(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False, ports: Ports | None = None

@@ -21,17 +21,20 @@ Arrays = dict[str, AnyArray]
 
 
 CPU = "cpu"
+ALL_CORES = 0  # threads: as many as the runtime finds cores for (ONNX Runtime)
 
 
 class Options(Struct, frozen=True, kw_only=True):
     """The settings that a model runs with.
 
     `threads`: of one call; an edge device's cores belong to its applications. `device`: `cpu`, or `cuda:0` and so on
-    for a runtime that has it.
+    for a runtime that has it. `inner`: the operators run one by one as the file has them, none fused with others, and
+    the values between them can be read (a calibration does).
     """
 
     threads: int = 1
     device: str = CPU
+    inner: bool = False
 
 
 class LoadedModel(Protocol):

@@ -87,6 +87,8 @@ class OnnxRuntime:
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if options.inner:  # fused operators have no values of their own
+            settings.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Load the format that was checked: not ONNX Runtime's own, which it would recognise by four bytes.
         settings.add_session_config_entry("session.load_model_format", "ONNX")
         providers = self._providers(options.device)

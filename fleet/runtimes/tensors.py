@@ -223,12 +223,18 @@ def scalar_of(values: AnyArray, port: Port) -> AnyArray:
     return out.reshape(())
 
 
+def real_of(integers: AnyArray, scale: float, zero_point: int) -> AnyArray:
+    """The real values, float32, that quantized integers stand for."""
+    values: AnyArray = (integers.astype(np.float32) - zero_point) * scale
+    return values
+
+
 def out_of_file(raw: AnyArray, port: Port) -> AnyArray:
     """The application's view of an output; `raw` is already its own."""
     if port.added:
         raw = np.asarray(raw)[None]
     if port.scale:
-        return ((raw.astype(np.float32) - port.zero_point) * port.scale).astype(port.wire, copy=False)
+        return real_of(raw, port.scale, port.zero_point).astype(port.wire, copy=False)
     if port.wire.kind == "O":
         return _as_bytes(raw)
     return raw if raw.dtype == port.wire else raw.astype(port.wire)

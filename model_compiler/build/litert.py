@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
+from fleet.runtimes.litert import LiteRt, LiteRtFile
+from fleet.runtimes.models import Options
 from model_compiler.build.calibration import Method, QuantizationPlan, Ranges, Tensors, ranges
 from model_compiler.build.quiet import quiet
 from model_compiler.build.targets import Operator, reason
@@ -122,12 +123,10 @@ def _recipe(precision: Precision, plan: QuantizationPlan) -> list[Any]:
 
 def operators(model: bytes) -> tuple[Operator, ...]:
     """Every operator of a float flatbuffer; its id is what the quantizer calls its scope, the names of its outputs."""
-    interpreter = _interpreter(model)
-    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
-    sizes = {
-        d["index"]: int(np.prod(d["shape"])) * np.dtype(d["dtype"]).itemsize for d in interpreter.get_tensor_details()
-    }
-    produced = set(_activations(interpreter))
+    file = _opened(model)
+    names = {d["index"]: d["name"] for d in file.tensors}
+    sizes = {d["index"]: int(np.prod(d["shape"])) * np.dtype(d["dtype"]).itemsize for d in file.tensors}
+    produced = set(file.flow)
     return tuple(
         Operator(
             id="".join(f"{names[index]};" for index in op["outputs"] if index >= 0),
@@ -135,21 +134,15 @@ def operators(model: bytes) -> tuple[Operator, ...]:
             outputs=tuple(names[index] for index in op["outputs"] if index >= 0),
             weight_bytes=sum(sizes[index] for index in op["inputs"] if index >= 0 and index not in produced),
         )
-        for op in _operations(interpreter)
+        for op in file.operations
     )
 
 
 def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
     """The value of every float tensor that depends on the input, sample by sample."""
-    interpreter = _interpreter(model)
-    wanted = interpreter.get_input_details()
-    details = {d["index"]: d for d in interpreter.get_tensor_details()}
-    kept = [i for i in _activations(interpreter) if details[i]["dtype"] == np.float32]
+    file = _opened(model)
     for row in range(len(arrays[0])):
-        for detail, array in zip(wanted, arrays, strict=True):
-            interpreter.set_tensor(detail["index"], array[row : row + 1].astype(detail["dtype"], copy=False))
-        interpreter.invoke()
-        yield {details[index]["name"]: interpreter.get_tensor(index) for index in kept}
+        yield file.inner_values([array[row : row + 1] for array in arrays])
 
 
 def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
@@ -163,7 +156,7 @@ def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
 
 def _statistics(model: bytes, found: Ranges) -> dict[str, Any]:
     """Ranges as the quantizer reads them."""
-    ranks = {d["name"]: len(d["shape"]) for d in _interpreter(model).get_tensor_details()}
+    ranks = {d["name"]: len(d["shape"]) for d in _opened(model).tensors}
     return {
         name: {
             "min": np.full((1,) * ranks[name], low, dtype=np.float32),
@@ -173,27 +166,5 @@ def _statistics(model: bytes, found: Ranges) -> dict[str, Any]:
     }
 
 
-def _interpreter(model: bytes) -> Any:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of the memory that keeping all tensors takes
-        interpreter = Interpreter(
-            model_content=model,
-            num_threads=1,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-    interpreter.allocate_tensors()
-    return interpreter
-
-
-def _operations(interpreter: Any) -> list[dict[str, Any]]:
-    return [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
-
-
-def _activations(interpreter: Any) -> list[int]:
-    """Tensors that the input flows through, in order: inputs and operators' outputs."""
-    inputs = [detail["index"] for detail in interpreter.get_input_details()]
-    made = [index for op in _operations(interpreter) for index in op["outputs"] if index >= 0]
-    return [int(index) for index in dict.fromkeys([*inputs, *made])]
+def _opened(model: bytes) -> LiteRtFile:
+    return LiteRt().open(model, Options(inner=True))

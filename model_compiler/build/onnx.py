@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
-from fleet.runtimes.onnx import library
+from fleet.runtimes.models import ALL_CORES, Options
+from fleet.runtimes.onnx import OnnxRuntime, library
 from model_compiler.build.calibration import Method, QuantizationPlan, Ranges, Tensors, ranges
 from model_compiler.build.quiet import quiet
 from model_compiler.build.targets import Operator, reason
@@ -152,23 +153,17 @@ def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
     """The value of every float tensor that depends on the input, sample by sample."""
     import onnx
 
-    onnxruntime = library()
     known = onnx.shape_inference.infer_shapes(onnx.load_from_string(_named(model)))
     graph = known.graph
     outputs = {value.name for value in graph.output}
     for value in graph.value_info:
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name not in outputs:
             graph.output.append(value)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Fused operators have no values of their own: the graph is run as it is written.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(known.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    wanted = [value.name for value in session.get_inputs()]
-    names = [value.name for value in session.get_outputs()]
+    file = OnnxRuntime().open(known.SerializeToString(), Options(threads=ALL_CORES, inner=True))
+    wanted, names = ([tensor.name for tensor in side] for side in (file.inputs, file.outputs))
     for row in range(len(arrays[0])):
         feed = {name: array[row : row + 1] for name, array in zip(wanted, arrays, strict=True)}
-        values = dict(zip(names, session.run(names, feed), strict=True)) | feed
+        values = dict(zip(names, file.run(names, feed), strict=True)) | feed
         yield {name: value for name, value in values.items() if value.dtype == np.float32 and value.size}
 
 

@@ -17,7 +17,7 @@ from fleet import runtimes
 from fleet.protocol.manifest import Runtime, Tensor
 from fleet.protocol.tensors import DTYPES, datatype_of
 from fleet.runtimes.models import ModelFile, stacked
-from fleet.runtimes.tensors import FileTensor
+from fleet.runtimes.tensors import FileTensor, real_of
 from model_compiler.inputs import ports
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 from model_compiler.running.exchange import load_inputs, save_arrays
@@ -112,7 +112,7 @@ class Loaded:
         return self._real({n: a[row : row + 1] if n in sliced else a[row, ...] for n, a in self._arrays.items()})
 
     def _real(self, ready: dict[str, Array]) -> dict[str, Array]:
-        return ready | {name: _real(ready[name], *meant) for name, meant in self._meant.items()}
+        return ready | {name: real_of(ready[name], *meant) for name, meant in self._meant.items()}
 
     def _row(self, row: int) -> dict[str, Array]:
         return {name: array[row : row + 1] for name, array in self._arrays.items()}
@@ -141,12 +141,6 @@ def _joined(output: str, rows: Sequence[Array], *, filled: bool) -> tuple[Array,
             "may have (import it with --task detection:…): let the model fill up to the largest"
         )
     return stacked(rows), np.array([row.shape[1:] for row in rows], np.int64)
-
-
-def _real(integers: Array, scale: float, zero_point: int) -> Array:
-    """The real values that quantized integers stand for."""
-    values: Array = (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-    return values
 
 
 def _is_without_rows(outputs: Sequence[FileTensor]) -> bool:

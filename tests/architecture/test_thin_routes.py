@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 ROUTES = [
     *sorted((ROOT / "cloud_hub" / "api").glob("*.py")),
     ROOT / "cloud_hub" / "inference" / "routes.py",
+    ROOT / "cloud_hub" / "inference" / "async_routes.py",
+    ROOT / "cloud_hub" / "dashboard" / "live.py",
     ROOT / "cloud_hub" / "dashboard" / "routes.py",
     *sorted((ROOT / "cloud_hub" / "dashboard" / "pages").glob("*.py")),
     *sorted((ROOT / "cloud_hub" / "dashboard" / "acts").glob("*.py")),
@@ -58,6 +60,11 @@ def test_a_route_is_a_few_statements(path: Path) -> None:
         if (count := sum(isinstance(node, ast.stmt) for node in ast.walk(route)) - 2) > STATEMENTS
     }
     assert long == {}
+
+
+def test_every_module_of_the_hub_that_makes_a_router_is_checked() -> None:
+    made = {path for path in (ROOT / "cloud_hub").rglob("*.py") if "= APIRouter(" in path.read_text()}
+    assert made - set(ROUTES) == set() and len(made) > 20
 
 
 def test_the_check_sees_what_it_looks_for() -> None:
