@@ -91,7 +91,7 @@ def over(path: Path) -> dict[str, int]:
 
 
 def unpacks(node: ast.AST) -> bool:
-    """Whether a node unpacks an archive, or allows pickles to be read."""
+    """Tell whether a node unpacks an archive, or allows pickles to be read."""
     if isinstance(node, ast.Attribute):
         return node.attr in ("extractall", "unpack_archive")
     if not isinstance(node, ast.Call):

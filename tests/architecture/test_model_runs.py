@@ -16,7 +16,7 @@ TOOLS = ("ai_edge_litert.schema_py_generated", "onnxruntime.quantization")
 
 
 def runners(tree: ast.AST) -> Iterator[str]:
-    """What runs a model file, as it is named, and modules of a runtime's distribution that are no tool."""
+    """Find names of what runs a model file, and modules of a runtime's distribution that are no tool."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute):
             name = node.id if isinstance(node, ast.Name) else node.attr
