@@ -43,7 +43,7 @@ from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
 from fleet.runtimes.prepared import Before
 
-__all__ = ["Answer", "LocalModel", "open_model"]
+__all__ = ["LOOK_S", "Answer", "LocalModel", "open_model"]
 
 log = logging.getLogger(__name__)
 

@@ -139,11 +139,43 @@ FREE = {
     "CommandAnswer.data": "the device's agent, by the command's kind",
     "DeviceEventInfo.body": "the device's agent, whatever its version",
     "EventInfo.data": "each kind of event",
+    "JobInfo.payload": "RetrainOptions or TuneOptions; a job of another version's kind shows its own",
     "JobInfo.result": "the job's kind, step by step",
+    "Lineage.extra": "whoever compiled the release",
     "ModelConfig.version_policy": "Triton's protocol",
     "ModelMetadata.parameters": "the Open Inference Protocol",
     "NewCommand.args": "the command's kind, to the device",
+    "OipOutput.parameters": "the Open Inference Protocol",
+    "OipRequest.parameters": "the Open Inference Protocol",
+    "OipResponse.parameters": "the Open Inference Protocol",
+    "OipTensor.parameters": "the Open Inference Protocol",
+    "Plan.policy": "a GuardPolicy; one that a newer hub wrote is kept as it is, and refused at every step",
+    "PolicyInfo.drift": "DriftPolicy; what an earlier version took in is shown as it was",
+    "PolicyInfo.labels": "LabelPolicy; likewise",
+    "PolicyInfo.samples": "SamplePolicy; likewise",
+    "RankedSample.label": "the model's task: a number, a text, or boxes",
+    "SampleArray.data": "the tensor's datatype and shape: nested lists of numbers or texts",
+    "SampleDetail.label": "the model's task",
+    "SampleInfo.label": "the model's task",
+    "SampleLabel.label": "the model's task, against which it is checked",
 }
+
+
+def parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema, the choices of its unions, and what its lists and dictionaries hold."""
+    yield schema
+    inner = [one for key in ("anyOf", "oneOf", "allOf") for one in schema.get(key, ())]
+    for one in (*inner, schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(one, dict):
+            yield from parts(one)
+
+
+def is_free(schema: dict[str, Any]) -> bool:
+    """Tell whether anything fits: any JSON, or an object without a word on its fields."""
+    if schema.get("$ref", "").endswith("/JsonValue") or not schema.keys() - {"title", "description", "default"}:
+        return True
+    fields = {"properties", "patternProperties"} & schema.keys()
+    return schema.get("type") == "object" and not fields and schema.get("additionalProperties") in (None, True, {})
 
 
 def test_plain_json_is_named_here_and_nowhere_else(whole: dict[str, Any]) -> None:
@@ -152,6 +184,22 @@ def test_plain_json_is_named_here_and_nowhere_else(whole: dict[str, Any]) -> Non
         f"{name}.{field}"
         for name, schema in whole["components"]["schemas"].items()
         for field, kind in schema.get("properties", {}).items()
-        if kind.get("type") == "object" and "JsonValue" in str(kind.get("additionalProperties"))
+        if any(map(is_free, parts(kind)))
     }
     assert free == FREE.keys()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": "object", "default": {}},
+        {"type": "object", "additionalProperties": True},
+        {"additionalProperties": {"$ref": "#/components/schemas/JsonValue"}, "type": "object"},
+        {"anyOf": [{"$ref": "#/components/schemas/DriftPolicy"}, {"type": "object"}]},
+        {"type": "array", "items": {"anyOf": [{"type": "null"}, {"$ref": "#/components/schemas/JsonValue"}]}},
+    ],
+)
+def test_the_search_for_plain_json_sees_it_wherever_it_stands(schema: dict[str, Any]) -> None:
+    assert any(map(is_free, parts(schema)))
+    assert not any(map(is_free, parts({"type": "object", "additionalProperties": {"type": "integer"}})))
