@@ -120,7 +120,11 @@ def takes(
 ) -> Schema:
     """The `openapi_extra` of a route that reads its body itself: JSON of `struct`, or bytes without one.
 
-    With `tensors` the body may also hold tensors as bytes after its JSON (the binary extension).
+    Args:
+        struct: of `STRUCTS`.
+        media_type: of the JSON or the bytes.
+        required: whether a body has to come.
+        tensors: the body may also hold tensors as bytes after its JSON (the binary extension).
     """
     body = {"requestBody": {"required": required, "content": _content(struct, media_type, tensors)}}
     return body | ({"parameters": [{"name": oip.HEADER, "in": "header", **_JSON_LENGTH}]} if tensors else {})
@@ -131,7 +135,11 @@ def gives(
 ) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that writes its answer itself: JSON of `struct`, or bytes without one.
 
-    With `tensors` the answer may also hold tensors as bytes after its JSON, where the request asks for it.
+    Args:
+        struct: of `STRUCTS`.
+        media_type: of the JSON or the bytes.
+        status: of the answer.
+        tensors: the answer may also hold tensors as bytes after its JSON, where the request asks for it.
     """
     answer: dict[str, Any] = {"content": _content(struct, media_type, tensors)}
     return {status: answer | ({"headers": {oip.HEADER: _JSON_LENGTH}} if tensors else {})}
@@ -151,7 +159,11 @@ def _content(struct: type | None, media_type: str, tensors: bool) -> Schema:
 
 
 def gives_one_of(*structs: type) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with JSON of one of these."""
+    """The `responses` of a route that answers with JSON of one of these.
+
+    Args:
+        structs: of `STRUCTS`.
+    """
     return {200: {"content": {JSON: {"schema": {"anyOf": [{MARK: _name(struct)} for struct in structs]}}}}}
 
 
