@@ -155,7 +155,8 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
         parameters["binary_data_output"] = True
     outputs = [OipOutput(name, _binary_mark(request, name)) for name in request.outputs]
     head = _ENCODER.encode(OipRequest(tensors, request.id, parameters, outputs))
-    _check_nulls(head, "input", request.inputs, chosen)
+    if b"null" in head:
+        _check_nulls("input", request.inputs, chosen)
     return _join(head, tails)
 
 
@@ -173,7 +174,8 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
     head = _ENCODER.encode(
         OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
     )
-    _check_nulls(head, "output", outputs, request.binary_outputs)
+    if b"null" in head:
+        _check_nulls("output", outputs, request.binary_outputs)
     return _join(head, tails)
 
 
@@ -283,9 +285,9 @@ def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tup
     return tensors, tails
 
 
-def _check_nulls(head: bytes, kind: str, values: Sequence[TensorValue], binary: frozenset[str]) -> None:
+def _check_nulls(kind: str, values: Sequence[TensorValue], binary: frozenset[str]) -> None:
     """Refuse infinity, which the encoder writes as null, as it does NaN; hardly any JSON has one, and is looked at."""
-    if b"null" not in head or "*" in binary:
+    if "*" in binary:
         return
     for name, array in values:
         if name not in binary and array.dtype.kind == "f" and np.isinf(array).any():
