@@ -38,6 +38,7 @@ class HotProtocol(AnsweringProtocol):
         self._in_body = False
         self._between, self._messages = True, 0  # the parser is in no message; how many began in what came last
         self._known: RepeatedHead | None = None
+        self._kept_with_body = False  # an ASGI request waits for `100 Continue`: only its body keeps the connection
         super().connection_made(transport)
         self._unix = isinstance(transport.get_extra_info("sockname"), str | bytes)
 
@@ -190,6 +191,15 @@ class HotProtocol(AnsweringProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        self._kept_with_body = expects and self.cycle.keep_alive
+        if expects:  # an answer before the body ends the connection: whether the body still comes, nobody can tell
+            self.cycle.keep_alive = False
+
+    def _body_comes(self) -> None:
+        """The body of an ASGI request comes, so that the connection can go on behind it."""
+        if self._kept_with_body and not self.cycle.response_started:
+            self.cycle.keep_alive = True
+        self._kept_with_body = False
 
     def _should_upgrade(self) -> bool:
         return False
@@ -199,6 +209,7 @@ class HotProtocol(AnsweringProtocol):
         self._raw -= len(body)
         exchange = self.cycle
         if type(exchange) is not Exchange:
+            self._body_comes()
             super().on_body(body)
         elif exchange.reply is None and not exchange.response_complete and not exchange.add(body):
             self._settle(exchange, self.shared.route.too_large(exchange.request, exchange.size))
@@ -212,6 +223,7 @@ class HotProtocol(AnsweringProtocol):
         if type(exchange) is Exchange:
             self._whole(exchange)
         else:
+            self._body_comes()
             super().on_message_complete()
             exchange.more_body = False  # which uvicorn leaves as it is where the answer is out
 

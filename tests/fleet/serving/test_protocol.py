@@ -131,6 +131,28 @@ def test_a_body_that_has_not_been_sent_yet_is_asked_for():
     run(scenario)
 
 
+def test_a_body_that_an_application_answers_without_ends_the_connection_where_it_may_never_come():
+    async def scenario(listener):
+        client = await listener.client()
+        head = post("/asgi", b"abc", "Expect: 100-continue")[:-3]
+        for _ in range(2):
+            await client.send(head)
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.send(b"abc")
+            assert await client.text() == "200 /asgi abc"
+        await client.send(post("/early", b"abc", "Expect: 100-continue"))  # it did not wait
+        status, headers, _ = await client.answer()
+        assert status == 200 and "connection" not in headers
+        await client.send(post("/early", b"", "Expect: 100-continue"))  # nothing is to come
+        status, headers, _ = await client.answer()
+        assert status == 200 and "connection" not in headers
+        await client.send(post("/early", b"abc", "Expect: 100-continue")[:-3])
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (200, "close") and await client.ended()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_beyond_the_limit_is_refused_at_once_and_read_to_its_end(announced):
     async def scenario(listener):
