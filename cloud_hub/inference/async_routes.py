@@ -17,7 +17,6 @@ from cloud_hub.api.access import HubDep, ModelCaller
 from cloud_hub.api.errors import error_response
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
-from cloud_hub.errors import TooLargeError
 from cloud_hub.inference import async_queue
 from cloud_hub.inference.endpoint import MARKER
 from cloud_hub.inference.parts import Inference
@@ -27,6 +26,8 @@ from fleet.api.inference import AsyncInference
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of
+from fleet.protocol.bounds import whole_number
+from fleet.runtimes.cost import request_too_large
 from fleet.serving import HotRequest as InferRequest
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["inference"])
@@ -109,9 +110,10 @@ async def _read(request: Request, parts: Inference, limit: int) -> AsyncIterator
     most = parts.endpoint.enter_unloaded(asked, limit)
     pieces: list[bytes] = []
     try:
-        if await read_body(request, parts.budget, pieces, most) > most:
-            why = f"the body has more than {most} bytes"
-            raise TooLargeError(why, subject="body", hint="send tensors with the binary extension, or fewer of them")
+        declared = whole_number(request.headers.get("content-length", "")) or 0
+        size = declared if declared > most else await read_body(request, parts.budget, pieces, most)
+        if size > most:
+            raise request_too_large(size, limit, binary=MARKER in asked.headers)
         asked.body = b"".join(pieces)
         yield asked
     finally:

@@ -25,6 +25,7 @@ from fleet.api.inference import AsyncInference
 from fleet.client import Client
 from fleet.errors import FailedError, TimedOutError
 from fleet.errors import NotFoundError as NoSuchThingError
+from fleet.protocol import oip
 from fleet.protocol.manifest import encode_manifest
 from tests.fleet.client.test_real_hub import AppTransport
 from tests.support import models
@@ -141,6 +142,18 @@ def test_what_is_refused_is_refused_at_once(
     refused = hub.client.post(PATH, json=body, headers=auth)
     assert (refused.status_code, set(refused.json())) == (status, {"error", "code"})
     assert left(hub) == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_body_that_is_too_large_names_the_binary_extension_where_that_would_help(
+    hub: HubFixture, auth: dict[str, str], announced: bool, binary: bool
+) -> None:
+    body, headers = b" " * 3_000_000, auth | ({oip.HEADER: "0"} if binary else {})
+    refused = hub.client.post(PATH, content=body if announced else iter([body]), headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (413, "too-large")
+    assert refused.json()["error"].startswith("the body has" if binary else "the request has 3000000 bytes of JSON")
+    assert ("binary extension" in refused.json()["error"]) is not binary
 
 
 def test_what_fails_later_is_told_as_it_would_have_been(
