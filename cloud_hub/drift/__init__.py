@@ -2,6 +2,7 @@
 
 week      pure: the hours and days of a stream, once there are weeks
 baseline  pure: what is usual for one stream; `signed` the test against it, `streams` and `watch` many of them
+company   pure: the other devices' moves while one moves
 engine    from telemetry windows to monitors and alarms
 explain   an alarm in words
 meaning   pure: how right answers are, against the release's own record

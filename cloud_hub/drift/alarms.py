@@ -8,6 +8,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from cloud_hub.drift import records
+from cloud_hub.drift.company import Company, company_of
 from cloud_hub.drift.explain import MovedStreams, explain
 from cloud_hub.drift.streams import Settings, Stream, watch_again
 from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, WindowRow, WindowSum
@@ -16,6 +17,7 @@ from cloud_hub.store.windows import sums_before
 KIND = "inputs"  # in an alarm's detail; alarms of earlier versions have none and are of the same kind
 NAMES = 200  # devices that a detail lists
 LOOKED_AT = 500  # devices with most evidence that may belong to a group's alarm
+COMPARED = 200  # devices that the one which an alarm names first is compared with
 SOME = 60  # windows before and after, which the answers are taken from
 BELONGS = 3.0  # log evidence by which a device counts as part of its group's or the fleet's move
 
@@ -93,11 +95,20 @@ def _detail(session: Session, monitor: DriftMonitor, named: Sequence[Stream], se
             devices=sorted(devices),
             of_devices=total,
             since=since,
+            company=_company(session, monitor, leading, settings),
         ),
         before,
         after,
         most=NAMES,
     )
+
+
+def _company(session: Session, monitor: DriftMonitor, leading: Stream, settings: Settings) -> Company:
+    """Count the other devices that have moved as well; a group or the fleet is all of them."""
+    if leading.kind != "device":
+        return Company()
+    others = records.steady_devices(session, monitor.model, monitor.release, COMPARED)
+    return company_of(leading, others, settings.weights)
 
 
 def _windows(

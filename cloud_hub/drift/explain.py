@@ -10,11 +10,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from cloud_hub.drift.company import Company
 from cloud_hub.drift.streams import Stream
 from cloud_hub.store.tables import WindowRow, WindowSum
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.quantiles import merge, quantiles
 from fleet.protocol.telemetry import QuantileData
 
+SEASON_DAYS = 21, 365  # of a baseline: no season moves before, and after it has seen each once
 VALUES, CLUSTERS = 4, 20  # of a summary in a monitor's document, which is written at every step
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEDIAN = SHARES.index(0.5)
@@ -58,7 +61,8 @@ def added(parts: Sequence[Summary]) -> Summary:
 
 class MovedStreams(Struct, frozen=True, kw_only=True):
     """The subjects of an alarm: the streams over their limit, of them the `leading` one with its limit; the devices
-    that moved, of how many; and the moment since which they have (Unix seconds)."""
+    that moved, of how many; the moment since which they have (Unix seconds); and the `company` of the leading one, if
+    it is a device."""
 
     streams: Sequence[Stream]
     leading: Stream
@@ -66,6 +70,7 @@ class MovedStreams(Struct, frozen=True, kw_only=True):
     devices: Sequence[str]
     of_devices: int
     since: float
+    company: Company = Company()
 
 
 def explain(
@@ -98,6 +103,9 @@ def explain(
         "groups": groups,
         "fleet": any(stream.kind == "fleet" for stream in found.streams),
         "since": found.since,
+        "others": found.company.others,
+        "others_moved": found.company.moved,
+        "season": may_be_season(leading),
         "provisional": all(stream.state != "steady" for stream in found.streams),
         "windows": len(after),
         "window_ids": [_newest(before), _newest(after)],
@@ -121,7 +129,18 @@ def _sentence(found: MovedStreams, groups: Sequence[str]) -> str:
         words += f", in {', '.join(groups[:3])}" + (" and others" if len(groups) > 3 else "")
     if all(stream.state != "steady" for stream in found.streams):
         words += "; provisional: the baseline does not say yet what is usual"
+    elif may_be_season(leading):
+        age = (leading.last - leading.began) / DAY_S
+        words += f"; it may be a season: the baseline, {age:.0f} days old, knows none"
+    if found.company.others:
+        words += f"; of {found.company.others} other devices {found.company.moved} moved as well"
     return words
+
+
+def may_be_season(stream: Stream) -> bool:
+    """Tell whether a season may have moved a stream: its baseline is weeks old, and not a year."""
+    least, most = SEASON_DAYS
+    return stream.state == "steady" and least * DAY_S <= stream.last - stream.began < most * DAY_S
 
 
 def _moment(at: float) -> str:

@@ -51,6 +51,20 @@ def most_moved(session: Session, model: str, release: int, most: int) -> list[St
     return [stream for row in rows if (stream := read(row)) is not None]
 
 
+def steady_devices(session: Session, model: str, release: int, most: int) -> list[Stream]:
+    """Load some device streams with a steady baseline, whatever their evidence.
+
+    Args:
+        session: for reading.
+        model: the model's name.
+        release: the release that the devices serve.
+        most: at most so many.
+    """
+    query = select(DriftStream).where(*_of(model, release), DriftStream.kind == "device", DriftStream.state == "steady")
+    rows = session.exec(query.order_by(col(DriftStream.name)).limit(most))
+    return [stream for row in rows if (stream := read(row)) is not None]
+
+
 def named_by(session: Session, model: str, alarm: int) -> list[Stream]:
     """Load the streams that an open alarm names; one of an earlier version may name those of several releases."""
     rows = session.exec(select(DriftStream).where(DriftStream.model == model, DriftStream.alarm == alarm))

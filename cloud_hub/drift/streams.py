@@ -124,8 +124,22 @@ class Stream:
         seen = min(max(float(self.bank.windows[0]), 1.0), signed.FAST)
         noise = float(np.trace(self.bank.covariance[0])) if self.state == "steady" else float(self.bank.scale[0]) ** 2
         lately = float(self.bank.fast[0] @ self.bank.fast[0]) - noise / seen
-        moved = self.bank.moved[0, bet] if bet < len(signed.HORIZONS) else self.bank.fast[0]
+        moved = self.gone(bet)
         return math.sqrt(max(lately, float(moved @ moved) if self.evidence >= 3.0 else 0.0, 0.0))
+
+    @property
+    def leading_bet(self) -> int:
+        """The bet with most evidence."""
+        return self._leading()[0]
+
+    def gone(self, bet: int) -> Floats:
+        """The way that it has gone from its baseline (K,), by the running mean that a bet is made on.
+
+        The stream has a baseline.
+        """
+        assert self.bank is not None
+        found: Floats = self.bank.moved[0, bet] if bet < len(signed.HORIZONS) else self.bank.fast[0]
+        return found
 
     @property
     def since(self) -> float | None:

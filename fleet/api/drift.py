@@ -169,9 +169,11 @@ class AlarmDetail(ResponseModel):
     """An alarm in words and numbers. `kind`: inputs, meaning, quality or outliers; the last two have `findings`. Of
     inputs: `devices` are those that moved (`device_count` of `of_devices`; a long list is cut), with the `groups`
     and whether the `fleet` as a whole has; `since` when, by how much (`distance`); `provisional` when no baseline
-    was steady. `windows` is how many were looked at, `confidence` the mean before and now, `classes` are those
-    whose share moved most, `closed` why it was closed,
-    `features` those of the inputs that moved most."""
+    was steady; `season` where the baseline is weeks old, and not a year: a season may have done it. If the alarm is led
+    by one device, it was compared with so many `others`, of which `others_moved` went the same way, at least half as
+    far (a season moves all, a sensor that ages moves alone). `windows` is how many were looked at, `confidence` the
+    mean before and now, `classes` are those whose share moved most, `closed` why it was closed, `features` those of the
+    inputs that moved most."""
 
     kind: str = "inputs"
     reason: str = ""
@@ -183,6 +185,9 @@ class AlarmDetail(ResponseModel):
     groups: list[str] = []
     fleet: bool = False
     since: float | None = None
+    others: int = 0
+    others_moved: int = 0
+    season: bool = False
     provisional: bool = False
     windows: int = 0
     evidence: float | None = None

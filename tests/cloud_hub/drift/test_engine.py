@@ -236,6 +236,8 @@ def test_an_alarm_names_the_one_device_that_moved_and_later_the_others(watched):
     engine.step()
     (alarm,) = alarms(watched)
     assert alarm.detail["devices"] == ["d-1"] and not alarm.detail["fleet"] and "(d-1)" in alarm.detail["reason"]
+    assert (alarm.detail["others"], alarm.detail["others_moved"]) == (2, 0) and not alarm.detail["season"]
+    assert "of 2 other devices 0 moved as well" in alarm.detail["reason"]
     assert streams(watched)["d-1"].alarm == alarm.id
     add_windows(watched, 60, shifted=True, seed=2)
     engine.step()
