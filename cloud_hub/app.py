@@ -35,6 +35,7 @@ from cloud_hub.api.errors import install_error_handlers
 from cloud_hub.api.guard import RefuseNul
 from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import document
+from cloud_hub.api.spellings import TakeSpellings
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.devices.held import HeldIntake
@@ -156,6 +157,7 @@ def create_app(
     app.routes_of = inference_routers() if inference_only else routers()
     if not inference_only:
         dashboard.install(app)
+    app.add_middleware(TakeSpellings)  # around all others: they see each path as it is documented
     for router in app.routes_of:
         # Not `include_router`, which at the first request makes each route anew, for nothing that differs here.
         app.router.routes.extend(router.routes)

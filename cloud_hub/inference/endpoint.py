@@ -27,7 +27,7 @@ from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, check_answer, check_json, inflate, request_limit, request_too_large
 from fleet.serving import ByteBudget, HotRequest, Reply
 
-PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
+PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer/?")
 MARKER = oip.HEADER.encode()
 RETRY_S = 1
 CHALLENGE = b"www-authenticate: Bearer\r\n"

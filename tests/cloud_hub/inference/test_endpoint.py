@@ -100,6 +100,12 @@ def test_the_first_request_reads_the_database_and_the_others_do_not(client: Clie
         assert client.through_asgi == 1, n
 
 
+def test_a_slash_at_the_end_is_taken_in_either_way(client: Client) -> None:
+    answers = [client.ask(ROW, PATH + "/") for _ in range(3)]
+    assert [status for status, _, _ in answers] == [200, 200, 200]
+    assert client.through_asgi == 1  # the first, whose caller is not known yet
+
+
 def test_a_revocation_in_this_process_is_obeyed_at_once(client: Client, published: HubFixture) -> None:
     assert [client.ask(ROW)[0] for _ in range(2)] == [200, 200]
     with published.hub.session() as session:
