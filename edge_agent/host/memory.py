@@ -1,4 +1,4 @@
-"""Keeping the serving process small over many updates.
+"""Keeping the serving process small over many updates and large requests.
 
 Each update loads a model in a worker thread and lets another go. glibc gives threads arenas of their own and
 keeps what is freed in them, and Python leaves objects that refer to each other (a subprocess's pipes, say) to a
@@ -14,6 +14,8 @@ import gc
 
 _M_ARENA_MAX = -8  # malloc.h
 _ARENAS = 1  # requests are answered on one thread; a second arena would only keep what the other has freed
+WORTH = 4 << 20  # bytes; what was held below is used again soon
+REST_S = 10.0
 _LIBC = ctypes.CDLL(None)  # each CDLL is a class of its own
 
 
@@ -45,3 +47,19 @@ def give_back() -> None:
     gc.collect()
     with contextlib.suppress(AttributeError):
         _LIBC.malloc_trim(0)
+
+
+class HeldBytes:
+    """Tells when to give back what requests have held: all of it is freed, it was much, and the last time is past."""
+
+    def __init__(self) -> None:
+        self._peak = 0  # bytes, since the last time
+        self._rests_until = float("-inf")
+
+    def worth_giving_back(self, held: int, now: float) -> bool:
+        """Look at the bytes that are held `now` (seconds, monotonic); True once for a peak."""
+        self._peak = max(self._peak, held)
+        if held or self._peak < WORTH or now < self._rests_until:
+            return False
+        self._peak, self._rests_until = 0, now + REST_S
+        return True

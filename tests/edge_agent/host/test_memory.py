@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.host import memory
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's own calls")
 ROOT = Path(__file__).parents[3]
 
@@ -87,3 +89,20 @@ def test_what_refers_to_itself_goes_at_once_and_what_the_process_is_made_of_is_n
     early, late, frozen, visited = said(FREEZE).split()
     assert (early, late) == ("True", "True")
     assert frozen == "True" and int(visited) < 1000  # modules and classes would be tens of thousands
+
+
+def test_what_requests_held_is_given_back_once_for_a_peak_and_not_too_often() -> None:
+    held = memory.HeldBytes()
+    looks = [
+        (memory.WORTH - 1, 0.0, False),
+        (0, 0.1, False),  # too little
+        (memory.WORTH, 0.2, False),
+        (1, 0.3, False),  # not all of it is freed
+        (0, 0.4, True),
+        (0, 0.5, False),  # nothing since
+        (memory.WORTH, 0.6, False),
+        (0, 0.7, False),  # too soon
+        (0, 0.4 + memory.REST_S, True),  # and not forgotten
+        (0, 1e6, False),
+    ]
+    assert [held.worth_giving_back(count, now) for count, now, _ in looks] == [due for _, _, due in looks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edge_agent import client
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
+from edge_agent.host.memory import WORTH
 from edge_agent.serving.server import address, bind_local_api, make_server
 from tests.support import models
 from tests.support.agent import Agent
@@ -50,6 +52,27 @@ def test_a_port_and_a_unix_socket_are_served_side_by_side(tmp_path):
         await task
 
     asyncio.run(scenario())
+
+
+def test_what_large_bodies_held_is_given_back_off_the_event_loop(tmp_path):
+    agent, threads = Agent(tmp_path), []
+
+    async def scenario():
+        given = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def give_back():
+            threads.append(threading.current_thread())
+            loop.call_soon_threadsafe(given.set)
+
+        server, budget = make_server(agent.app, agent.shared, give_back), agent.shared.budget
+        for taken in (WORTH, WORTH, 0, 0):
+            budget.taken = taken
+            assert not await server.on_tick(1)
+        await asyncio.wait_for(given.wait(), 60)
+
+    asyncio.run(scenario())
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 @pytest.mark.parametrize(
