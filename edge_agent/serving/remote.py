@@ -8,7 +8,6 @@ token: whoever can sign a channel can name a server, and still have no secret se
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from collections import OrderedDict
@@ -21,8 +20,8 @@ from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
+from edge_agent.serving.binary_first import BinaryFirstServer
 from edge_agent.serving.cloud import CALLS, Carried, Cloud, CloudError, cloud_error
-from edge_agent.serving.credentials import authorization
 from edge_agent.serving.remote_rpc import RemoteRpcServer
 from fleet.protocol import oip
 from fleet.protocol.channel import Remote
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 SERVERS = 16  # that are remembered: a channel changes now and then
 ANSWER_LIMIT = 64 << 20  # bytes
 PIECE = 64 << 10
-NOT_BINARY = (400, 415, 422, 500, 501)  # what servers say to tensors behind the JSON
 
 
 class RemoteServers:
@@ -57,14 +55,14 @@ class RemoteServers:
     ) -> None:
         self._credentials, self._count, self._carried = credentials, count, carried
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="remote")
-        self._servers: OrderedDict[Remote, RemoteServer | RemoteRpcServer] = OrderedDict()
+        self._servers: OrderedDict[Remote, BinaryFirstServer] = OrderedDict()
 
     def server(self, remote: Remote) -> Cloud:
         """The server, as `Cloud`: over gRPC where its address says so."""
         found = self._servers.get(remote)
         if found is None:
             credential = self._credentials.get(remote.credential) if remote.credential else None
-            kind = RemoteRpcServer if remote.rpc else RemoteServer
+            kind: type[BinaryFirstServer] = RemoteRpcServer if remote.rpc else RemoteServer
             found = self._servers[remote] = kind(remote, credential, self._threads, self._count, self._carried)
             if len(self._servers) > SERVERS:
                 self._servers.popitem(last=False)
@@ -76,8 +74,10 @@ class RemoteServers:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class RemoteServer:
-    """Implements `Cloud`. Calls run in `threads`; no redirect is followed."""
+class RemoteServer(BinaryFirstServer):
+    """A server that is asked over HTTP. No redirect is followed."""
+
+    NOT_BINARY = (400, 415, 422, 500, 501)
 
     def __init__(
         self,
@@ -87,9 +87,7 @@ class RemoteServer:
         count: Callable[[int, int], None] = lambda up, down: None,
         carried: Carried = dict,
     ) -> None:
-        self._carried = carried
-        self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
-        self._binary, self._proven = remote.binary, False
+        super().__init__(remote, credential, threads, count, carried)
         ca_file = credential.ca_file if credential is not None else ""
         self._context = ssl.create_default_context(cafile=ca_file or None)
 
@@ -98,32 +96,6 @@ class RemoteServer:
         from edge_agent.identity.pool import pool_manager
 
         return pool_manager(maxsize=CALLS, ssl_context=self._context, retries=False)
-
-    async def infer(
-        self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
-    ) -> oip.InferResponse:
-        """See `Cloud`; `version` is the hub's own numbering, which other servers do not know."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s, self._carried())
-
-    def _infer(
-        self, model: str, request: oip.InferRequest, timeout_s: float, carried: Mapping[str, str]
-    ) -> oip.InferResponse:
-        until = time.monotonic() + timeout_s
-        headers = {**carried, **authorization(self._remote, self._credential)}
-        if not self._binary:
-            return self._ask(model, request, headers, timeout_s, binary=False)
-        try:
-            answer = self._ask(model, request, headers, timeout_s, binary=True)
-        except CloudError as error:
-            left = until - time.monotonic()
-            if self._proven or error.status not in NOT_BINARY or left <= 0:
-                raise
-            answer = self._ask(model, request, headers, left, binary=False)
-            self._binary = False
-            return answer
-        self._proven = True
-        return answer
 
     def _ask(
         self, model: str, request: oip.InferRequest, headers: dict[str, str], timeout_s: float, *, binary: bool

@@ -6,20 +6,15 @@ not answer in time is unreachable, one that says when to come back is busy, and 
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import UnreachableError
-from edge_agent.ports import Credential
-from edge_agent.serving.cloud import Carried, CloudError, cloud_error
-from edge_agent.serving.credentials import authorization, origin
+from edge_agent.serving.binary_first import BinaryFirstServer
+from edge_agent.serving.cloud import CloudError, cloud_error
+from edge_agent.serving.credentials import origin
 from fleet.protocol import oip
-from fleet.protocol.channel import Remote
 from fleet.protocol.errors import ProtocolError
 from fleet.rpc import CallError
 from fleet.rpc.loading import load_client
@@ -41,58 +36,21 @@ STATUS = {
     "UNIMPLEMENTED": 501,
 }  # any other is 500
 AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")  # without a word about when to come back: nobody answered
-NOT_RAW = (400, 422, 500, 501)  # what servers say to raw tensors
 
 
-class RemoteRpcServer:
-    """Implements `Cloud`. Calls wait in `threads`, where gRPC is imported for the first."""
+class RemoteRpcServer(BinaryFirstServer):
+    """A server that is asked over gRPC, which is imported for the first call."""
 
-    def __init__(
-        self,
-        remote: Remote,
-        credential: Credential | None,
-        threads: ThreadPoolExecutor,
-        count: Callable[[int, int], None] = lambda up, down: None,
-        carried: Carried = dict,
-    ) -> None:
-        self._carried = carried
-        self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
-        self._raw, self._proven = remote.binary, False
-
-    async def infer(
-        self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
-    ) -> oip.InferResponse:
-        """See `Cloud`; `version` is the hub's own numbering, which other servers do not know."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s, self._carried())
-
-    def _infer(
-        self, model: str, request: oip.InferRequest, timeout_s: float, carried: dict[str, str]
-    ) -> oip.InferResponse:
-        until = time.monotonic() + timeout_s
-        if not self._raw:
-            return self._ask(model, request, timeout_s, carried, raw=False)
-        try:
-            answer = self._ask(model, request, timeout_s, carried, raw=True)
-        except CloudError as error:
-            left = until - time.monotonic()
-            if self._proven or error.status not in NOT_RAW or left <= 0:
-                raise
-            answer = self._ask(model, request, left, carried, raw=False)
-            self._raw = False
-            return answer
-        self._proven = True
-        return answer
+    NOT_BINARY = (400, 422, 500, 501)
 
     def _ask(
-        self, model: str, request: oip.InferRequest, timeout_s: float, carried: dict[str, str], *, raw: bool
+        self, model: str, request: oip.InferRequest, headers: dict[str, str], timeout_s: float, *, binary: bool
     ) -> oip.InferResponse:
         url, client = self._remote.url, self._client
         try:
-            data = client.encode(request, self._remote.model or model, self._remote.version, raw=raw)
+            data = client.encode(request, self._remote.model or model, self._remote.version, raw=binary)
         except ProtocolError as error:
             raise CloudError(f"{url} cannot be asked: {error}", status=400) from error
-        headers = {**carried, **authorization(self._remote, self._credential)}
         answer = b""
         try:
             answer = client.infer(data, [(name.lower(), value) for name, value in headers.items()], timeout_s)
