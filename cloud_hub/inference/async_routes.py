@@ -6,8 +6,6 @@ The body is that of `/infer`, and so is the answer, once it is there. What could
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -19,15 +17,12 @@ from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.inference import async_queue
 from cloud_hub.inference.endpoint import MARKER
-from cloud_hub.inference.parts import Inference
-from cloud_hub.inference.routes import InferenceDep, began_at, read_body
+from cloud_hub.inference.routes import InferenceDep, taken_in
 from cloud_hub.store.tables import AsyncRequest
 from fleet.api.inference import AsyncInference
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of
-from fleet.protocol.bounds import whole_number
-from fleet.runtimes.cost import request_too_large
 from fleet.serving import HotRequest as InferRequest
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["inference"])
@@ -63,7 +58,7 @@ async def submit(
 ) -> AsyncInference:
     """Take in a request that is answered when there is time; the newest release is the one of now."""
     release = await parts.loaded.release(model, version)
-    async with _read(request, parts, release.body_limit) as asked:
+    async with taken_in(request, parts, release.body_limit) as asked:
         served = await parts.endpoint.load(asked, model, version, later=True)
         inputs_of(asked.context.asked, served.manifest)
         row = await asyncio.to_thread(async_queue.submit, hub, _kept(caller.actor, asked, served.number, model))
@@ -101,23 +96,6 @@ async def forget(found: Found, hub: HubDep) -> AsyncInference:
     """Delete a request and its answer; one that waits is not run."""
     await asyncio.to_thread(async_queue.forget, hub, found)
     return AsyncInference.model_validate(found)
-
-
-@contextlib.asynccontextmanager
-async def _read(request: Request, parts: Inference, limit: int) -> AsyncIterator[InferRequest]:
-    """The request with its body, whose bytes count in the budget for as long as it is looked at."""
-    asked = InferRequest(b"POST", b"", dict(request.scope["headers"]), began_at(request), unix=False)
-    most = parts.endpoint.enter_unloaded(asked, limit)
-    pieces: list[bytes] = []
-    try:
-        declared = whole_number(request.headers.get("content-length", "")) or 0
-        size = declared if declared > most else await read_body(request, parts.budget, pieces, most)
-        if size > most:
-            raise request_too_large(size, limit, binary=MARKER in asked.headers)
-        asked.body = b"".join(pieces)
-        yield asked
-    finally:
-        parts.budget.taken -= sum(map(len, pieces))
 
 
 def _kept(owner: str, asked: InferRequest, release: int, model: str) -> async_queue.QueuedRequest:

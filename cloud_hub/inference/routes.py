@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,6 +13,7 @@ from cloud_hub.api.access import InferenceCaller, ModelCaller
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import BusyError, DeadlineError, HubError, TooLargeError
+from cloud_hub.inference.endpoint import MARKER
 from cloud_hub.inference.parts import Inference
 from fleet.api.inference import (
     IndexEntry,
@@ -27,6 +30,7 @@ from fleet.protocol import oip
 from fleet.protocol.bounds import whole_number
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.repository import INDEX_BODY, IndexRequest, decode_index_request
+from fleet.runtimes.cost import request_too_large
 from fleet.serving import LIMIT_S, ByteBudget, Reply
 from fleet.serving import HotRequest as InferRequest
 
@@ -123,23 +127,37 @@ async def infer(
 ) -> Response:
     """Answer a batch. Here come the requests that the hot route leaves alone; see `endpoint`."""
     release = await parts.loaded.release(model, version)
+    try:
+        async with taken_in(request, parts, release.body_limit) as asked:
+            await parts.endpoint.load(asked, model, version)
+            return response_of(await parts.endpoint.answer(asked))
+    except (ProtocolError, HubError) as error:
+        return response_of(parts.endpoint.refusal(error))
+
+
+@contextlib.asynccontextmanager
+async def taken_in(request: Request, parts: Inference, limit: int) -> AsyncIterator[InferRequest]:
+    """A request with its body, whose bytes count in the budget for as long as it is looked at.
+
+    Args:
+        request: with its body unread.
+        parts: of inference.
+        limit: of the release, as of `InferEndpoint.enter_unloaded`.
+
+    Raises:
+        TooLargeError: it has or announces more bytes. HubError: as `read_body`.
+    """
     target = request.url.path.encode("utf-8", "replace")
     asked = InferRequest(b"POST", target, dict(request.scope["headers"]), began_at(request), unix=False)
-    most = parts.endpoint.enter_unloaded(asked, release.body_limit)
-    declared = whole_number(request.headers.get("content-length", ""))
-    if declared is not None and declared > most:
-        return response_of(parts.endpoint.too_large(asked, declared))
+    most = parts.endpoint.enter_unloaded(asked, limit)
+    declared = whole_number(request.headers.get("content-length", "")) or 0
     pieces: list[bytes] = []
     try:
-        size = await read_body(request, parts.budget, pieces, most)
+        size = declared if declared > most else await read_body(request, parts.budget, pieces, most)
         if size > most:
-            return response_of(parts.endpoint.too_large(asked, size))
+            raise request_too_large(size, limit, binary=MARKER in asked.headers)
         asked.body = b"".join(pieces)
-        try:
-            await parts.endpoint.load(asked, model, version)
-        except (ProtocolError, HubError) as error:
-            return response_of(parts.endpoint.refusal(error))
-        return response_of(await parts.endpoint.answer(asked))
+        yield asked
     finally:
         parts.budget.taken -= sum(map(len, pieces))
 
