@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -26,8 +26,39 @@ from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import AgentReport
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Agent
+    from edge_agent.host.vitals import VitalSigns
+    from edge_agent.identity.connection import Links
     from edge_agent.identity.enroll import Enrollment
+    from edge_agent.mqtt.uplink import Uplink
+    from edge_agent.serving.audit import Auditor
+    from edge_agent.serving.slots import Slots
+    from edge_agent.shadow.runner import Shadows
+    from edge_agent.telemetry.budget import Budget
+    from edge_agent.telemetry.database import Database
+    from edge_agent.telemetry.local_draws import LocalDraws
+    from edge_agent.telemetry.samples import SampleStore
+    from edge_agent.telemetry.spool import Spool
+    from edge_agent.update.updater import Updater
+
+
+class RunningAgent(Protocol):
+    """The parts of an agent that its status tells of; `started` is in Unix seconds."""
+
+    config: AgentConfig
+    started: float
+    addresses: list[str]
+    links: Links
+    uplink: Uplink
+    updater: Updater
+    slots: Slots
+    shadows: Shadows
+    vitals: VitalSigns
+    database: Database
+    spool: Spool
+    samples: SampleStore
+    budget: Budget
+    auditor: Auditor
+    draws: LocalDraws
 
 
 def disk(config: AgentConfig) -> dict[str, int]:
@@ -73,7 +104,7 @@ def of_files(config: AgentConfig, state: AgentState, *, running: bool = False) -
     }
 
 
-def of_agent(agent: Agent) -> dict[str, Any]:
+def of_agent(agent: RunningAgent) -> dict[str, Any]:
     """Return the status of a running agent: its identity, the serving releases, the work under way, its problems."""
     return {
         **agent.updater.status(),
@@ -104,7 +135,7 @@ def of_agent(agent: Agent) -> dict[str, Any]:
     }
 
 
-def _served(agent: Agent) -> dict[str, Any]:
+def _served(agent: RunningAgent) -> dict[str, Any]:
     models: dict[str, Any] = msgspec.to_builtins(agent.updater.status()["models"])
     for name in agent.slots.names():
         slot = agent.slots.slot(name)

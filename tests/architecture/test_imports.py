@@ -73,7 +73,8 @@ CLIENT = "fleet.client"  # of the room `fleet`, with its errors; the client is a
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    """Every import, those inside functions and for type checks included."""
+    return grimp.build_graph(*PACKAGES, cache_dir=None)
 
 
 def room(module: str) -> str:
