@@ -61,7 +61,7 @@ from edge_agent.telemetry.open_windows import OpenWindows
 from edge_agent.telemetry.recent_log import RecentLog
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.telemetry.report_log import ReportLog
-from edge_agent.telemetry.request_metrics import RequestMetrics, show_audits, show_releases, show_spool
+from edge_agent.telemetry.request_metrics import RequestMetrics, show_audits, show_releases, show_spool, show_vitals
 from edge_agent.telemetry.sampler import Sampler
 from edge_agent.telemetry.samples import Redact, SampleStore
 from edge_agent.telemetry.spool import Spool
@@ -184,7 +184,7 @@ class Agent:
             self.actions.measure,
         )
         self.vitals = VitalSigns(self.config.dir)
-        self.vitals.export(self.metrics)
+        show_vitals(self.metrics, self.vitals)
         link, sender = self.links.first(self.updater.file.state.looked), SpoolSender(self.spool, self.trails)
         verifier = Verifier(self._command_key, self.signer.verify, clock_trusted=self._clock_trusted)
         counter = counter_of(link.device_id, self.database, self.spool)

@@ -9,12 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fleet.protocol.vitals import COLDEST, HOTTEST, MOST_BYTES, Vitals
-
-if TYPE_CHECKING:
-    from edge_agent.serving.metrics import Metrics
 
 SENSORS = 32  # of a machine, that are read
 APART_S = 5.0  # two looks at the processors: a share of less time says little
@@ -54,19 +50,6 @@ class VitalSigns:
             disk_free=disk_free,
             celsius=self._hottest(),
         )
-
-    def export(self, metrics: Metrics) -> None:
-        """Show them at `/metrics`; a value that is not told has no line."""
-        shown = (
-            ("edge_machine_cpu_share", "Busy share of all cores, in [0, 1].", "cpu"),
-            ("edge_machine_memory_bytes", "Memory in all.", "memory"),
-            ("edge_machine_memory_free_bytes", "Memory that programs can have.", "memory_free"),
-            ("edge_machine_disk_bytes", "The disk of the agent's directory, in all.", "disk"),
-            ("edge_machine_disk_free_bytes", "The disk of the agent's directory, free.", "disk_free"),
-            ("edge_machine_celsius", "The hottest sensor, in degrees Celsius.", "celsius"),
-        )
-        for name, text, field in shown:
-            metrics.gauge(name, text, (), lambda field=field: _told(getattr(self.read(), field)))  # type: ignore[misc]
 
     def _busy(self) -> float | None:
         now = self._monotonic()
@@ -131,7 +114,3 @@ def _degrees(sensors: Iterable[Path]) -> Iterable[float]:
 def _first_line(path: Path) -> str:
     with path.open(encoding="ascii", errors="replace") as file:
         return file.readline(4096)
-
-
-def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
-    return [] if value is None else [((), value)]

@@ -1,9 +1,11 @@
-"""The series of `/metrics` about requests, releases, audits and what waits for the hub."""
+"""The series of `/metrics` about requests, releases, audits, the machine and what waits for the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from edge_agent.host.vitals import VitalSigns
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.slots import Slots
 from edge_agent.telemetry.spool import Spool
@@ -51,3 +53,27 @@ def show_spool(metrics: Metrics, spool: Spool) -> None:
 def show_audits(metrics: Metrics, dropped: Callable[[], int]) -> None:
     """Let `metrics` show how many audits have no outcome, as `dropped` counts them."""
     metrics.gauge("edge_audits_dropped", "Audits without an outcome.", (), lambda: [((), dropped())])
+
+
+def show_vitals(metrics: Metrics, signs: VitalSigns) -> None:
+    """Let `metrics` show the machine's vital signs; a value that the machine does not tell has no line.
+
+    Args:
+        metrics: takes the series; none of the names may be taken.
+        signs: read at each look at the metrics.
+    """
+    shown = (
+        ("edge_machine_cpu_share", "Busy share of all cores, in [0, 1].", "cpu"),
+        ("edge_machine_memory_bytes", "Memory in all.", "memory"),
+        ("edge_machine_memory_free_bytes", "Memory that programs can have.", "memory_free"),
+        ("edge_machine_disk_bytes", "The disk of the agent's directory, in all.", "disk"),
+        ("edge_machine_disk_free_bytes", "The disk of the agent's directory, free.", "disk_free"),
+        ("edge_machine_celsius", "The hottest sensor, in degrees Celsius.", "celsius"),
+    )
+    for name, text, field in shown:
+        metrics.gauge(name, text, (), partial(_sign, signs, field))
+
+
+def _sign(signs: VitalSigns, field: str) -> list[tuple[tuple[str, ...], float]]:
+    value: float | None = getattr(signs.read(), field)
+    return [] if value is None else [((), value)]

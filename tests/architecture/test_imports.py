@@ -144,6 +144,22 @@ def test_no_package_of_a_room_imports_itself_in_a_circle(package: str) -> None:
     assert edges and cycle(edges) == []
 
 
+@pytest.mark.parametrize(
+    ("package", "below"), [("edge_agent.host", set()), ("edge_agent.runtimes", {"edge_agent.host"})]
+)
+def test_the_lowest_packages_of_the_agent_know_none_above_them(
+    graph: grimp.ImportGraph, package: str, below: set[str]
+) -> None:
+    """Modules at the top of the room, such as its errors and ports, are for all."""
+    packages = {module for module in graph.modules if module.startswith("edge_agent.") and graph.find_children(module)}
+    known = {
+        ".".join(target.split(".")[:2])
+        for source, target in imports(graph)
+        if f"{source}.".startswith(f"{package}.") and target.startswith("edge_agent.")
+    }
+    assert package in packages and known & packages - {package} == below
+
+
 def test_the_search_for_cycles_finds_one() -> None:
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []

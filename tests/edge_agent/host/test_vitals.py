@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.host.vitals import APART_S, KEPT_S, VitalSigns
 from edge_agent.serving.metrics import Metrics
+from edge_agent.telemetry.request_metrics import show_vitals
 from fleet.protocol.vitals import Vitals, mended_vitals
 
 MEMINFO = "MemTotal:        1000 kB\nMemFree:          100 kB\nMemAvailable:     250 kB\n"
@@ -53,7 +54,7 @@ def test_one_look_at_the_metrics_is_one_reading(machine: Callable[..., Path], mo
     signs = VitalSigns(Path("/"), root=machine(), monotonic=lambda: now[0])
     monkeypatch.setattr(signs, "_memory", lambda: looked.append(now[0]) or (None, None))
     metrics = Metrics()
-    signs.export(metrics)
+    show_vitals(metrics, signs)
     metrics.render()
     assert looked == [0.0]
     now[0] += KEPT_S
@@ -90,7 +91,7 @@ def test_a_real_machine_tells_what_a_hub_takes(tmp_path: Path) -> None:
 
 def test_they_are_shown_at_metrics(machine: Callable[..., Path]) -> None:
     metrics = Metrics()
-    VitalSigns(Path("/none"), root=machine(thermal_zone0="41500")).export(metrics)
+    show_vitals(metrics, VitalSigns(Path("/none"), root=machine(thermal_zone0="41500")))
     shown = metrics.render().decode()
     assert "edge_machine_celsius 41.5\n" in shown and "edge_machine_memory_free_bytes 256000\n" in shown
     assert "\nedge_machine_disk_bytes " not in shown
