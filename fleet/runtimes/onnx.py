@@ -45,8 +45,9 @@ _DATATYPES = {
 def library() -> Any:
     """Import `onnxruntime`, and keep it from reporting to its maker.
 
-    Its builds keep a database in the home of the user and send what they count to events.data.microsoft.com, unless
-    the environment says otherwise when they are imported. A device talks to its hub alone.
+    Its builds keep a database of what they count in the home of the user, and carry the address that it is sent to
+    (events.data.microsoft.com; no upload was observed), unless the environment says otherwise when they are imported.
+    A device talks to its hub alone.
 
     Raises:
         RuntimeMissingError: it is not installed.
