@@ -220,7 +220,8 @@ def test_the_compiler_measures_the_same_answers(name: str) -> None:
         arrays = [array if many else array[None] for array in inputs.values()]
         loaded = runner_process.Loaded(opened, list(inputs), arrays, Wanted(precise=True))
         order = [tensor.name for tensor in opened.outputs]
-        found = dict(zip(order, loaded.answers(range(len(order))), strict=True))
+        answers = [values for values, _ in loaded.answers(range(len(order)))]
+        found = dict(zip(order, answers, strict=True))
         for output, array in wanted.items():
             own = next(tensor.dtype for tensor in opened.outputs if tensor.name == output)
             values = found[output] if many else found[output][0]
