@@ -107,7 +107,7 @@ class Heard:
         self.payloads: list[bytes] = []
         self._changed = threading.Condition()
 
-    def __call__(self, _topic: str, payload: bytes) -> None:
+    def __call__(self, _topic: str, payload: bytes, _carried: object = None) -> None:
         with self._changed:
             self.payloads.append(payload)
             self._changed.notify_all()
