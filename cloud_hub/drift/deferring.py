@@ -7,8 +7,9 @@ they find interesting, as long as they do not choose by which of the two was rig
 
 Requests of one device in one hour are alike, so a device's hour is the unit: its samples together are one vote, for
 whoever was right more often. Votes are bet against "the cloud wins at least half of them", and against the reverse; the
-evidence may be looked at after every label (`fleet.rollouts.evidence`). Intervals are Wilson's (JASA 22, 1927) for as
-many samples as there are hours, of unequal size (Kish, Survey Sampling, 1965): too wide rather than too narrow.
+evidence may be looked at after every label (`fleet.rollouts.evidence`), and holds without the devices that bring most
+of it (`fleet.rollouts.collusion`). Intervals are Wilson's (JASA 22, 1927) for as many samples as there are hours, of
+unequal size (Kish, Survey Sampling, 1965): too wide rather than too narrow.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from fleet.protocol.durations import HOUR_S
+from fleet.rollouts.collusion import colluders
 from fleet.rollouts.evidence import paired
 from fleet.rollouts.pairs import Pairs
 
@@ -132,7 +134,7 @@ def _verdict(asked: list[Labelled]) -> tuple[Verdict, str]:
             known = pairs[name]
             against, with_it = known.only_new + (sign * vote < 0), known.only_old + (sign * vote > 0)
             pairs[name] = Pairs(both=known.both + (not vote), only_old=with_it, only_new=against)
-        found = paired(pairs, margin=0.5, harm_alpha=ALPHA / 2, health_alpha=ALPHA / 2)
+        found = paired(pairs, margin=0.5, harm_alpha=ALPHA / 2, health_alpha=ALPHA / 2, colluding=colluders(len(pairs)))
         if found.harm_e >= 2 / ALPHA:
             return verdict, f"{words}: {votes}"
     return UNKNOWN, f"not enough evidence: {votes}"

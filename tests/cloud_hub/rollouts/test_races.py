@@ -145,7 +145,8 @@ def test_a_step_between_an_orders_reading_and_writing(
 ) -> None:
     rollout = ready(fleet, name, STEPS[step])
     steps: list[Any] = []
-    between(monkeypatch, orders, "read", lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+    step_meanwhile = lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look))  # noqa: E731
+    between(monkeypatch, orders, "plan_and_progress", step_meanwhile)
     answer = order(fleet, rollout, name)
     steps[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
@@ -162,7 +163,8 @@ def test_two_orders_at_once(
 ) -> None:
     rollout = ready(fleet, first, [])
     said: list[Any] = []
-    between(monkeypatch, orders, "read", lambda: said.append(meanwhile.call(order, fleet, rollout, second)))
+    order_meanwhile = lambda: said.append(meanwhile.call(order, fleet, rollout, second))  # noqa: E731
+    between(monkeypatch, orders, "plan_and_progress", order_meanwhile)
     answers = {(0, first): order(fleet, rollout, first), (1, second): said[0].result(DEADLINE_S)}
     check_whole(fleet, rollout)
     taken = [name for (_, name), answer in answers.items() if answer == "done"]
