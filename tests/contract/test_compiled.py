@@ -85,7 +85,7 @@ def release(compiled: tuple[Manifest, Path], name: str) -> InstalledRelease:
 def of_compiler(made: InstalledRelease, data: Dataset) -> np.ndarray:
     """The compiler's measurements: row by row."""
     file = runtimes.named(runner_process.NAMES[made.variant.runtime]).open(made.open_blob(made.variant.blob.sha256))
-    return runner_process.Loaded(file, list(data.inputs), list(data.inputs.values()), runner.ALL).answers([0])[0]
+    return runner_process.Loaded(file, list(data.inputs), list(data.inputs.values()), runner.ALL).answers([0])[0][0]
 
 
 def test_an_input_of_truth_values_stays_one(compiled: tuple[Manifest, Path]) -> None:
