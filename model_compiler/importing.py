@@ -11,6 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from fleet.protocol.manifest import Lineage
+from fleet.protocol.task import DETECTION
 from fleet.protocol.tensors import to_bytes
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.build.artifacts import CLOUD, Artifact
@@ -29,7 +30,6 @@ from model_compiler.report.document import CompileReport, document_of, files
 from model_compiler.running.runner import Wanted
 
 REFERENCE = "reference"
-DETECTION = "detection"  # the task whose answers may differ in size: as many boxes as there are
 
 
 def import_release(

@@ -13,9 +13,9 @@ from cloud_hub.context import Hub
 from cloud_hub.drift.records import revoked_devices
 from cloud_hub.errors import HubError
 from cloud_hub.samples import parquet
+from cloud_hub.samples.answers import device_answer
 from cloud_hub.store.tables import MeaningMonitor, SampleRow, WindowRow
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ def _right_in(arrays: parquet.Arrays | None, row: SampleRow, task: Task[Any]) ->
     if arrays is None:
         return None
     try:
-        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
-        return task.right(answers[0], task.label(row.label)) if answers else None
+        answer = device_answer(task, arrays)
+        return None if answer is None else task.right(answer, task.label(row.label))
     except MalformedError as error:
         log.warning("sample %s of %s cannot be compared with its label: %s", row.id, row.model, error)
         return None

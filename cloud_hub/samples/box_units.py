@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cloud_hub.samples.answers import device_answer
 from cloud_hub.samples.parquet import Arrays
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 from fleet.tasks.detection import Detections
 
@@ -21,10 +21,9 @@ MOST = 300  # boxes of a label
 def found_by(task: Task[Any], arrays: Arrays) -> Detections | None:
     """Return the device's detections in a sample; None where its answer cannot be read."""
     try:
-        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
+        return device_answer(task, arrays)
     except MalformedError:
         return None
-    return answers[0] if answers else None
 
 
 def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> Unit | None:

@@ -12,6 +12,7 @@ from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.samples import box_units, parquet, pictures, series, sounds, store
+from cloud_hub.samples.answers import device_answer
 from cloud_hub.samples.box_units import as_label, found_by, unit_of
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
@@ -19,11 +20,11 @@ from fleet.api.labelling import BoxUnit, LabelTask, LabelTasks, WantedTasks
 from fleet.api.models import SamplePolicy
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Array
+from fleet.protocol.task import CLASSIFICATION, DETECTION, REGRESSION
 from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 
 MOST_BYTES = 24 << 20  # of an answer's pictures, sounds and texts; the rest is asked for again
-DETECTION, REGRESSION = "detection", "regression"
 CELL, SHOWN = 32_000, 4000  # characters of all inputs: what a spreadsheet's cell holds, and what a person reads
 POINTS = 4000  # of a channel over time
 CHANNELS = 12
@@ -164,15 +165,14 @@ def _value(value: object) -> str:
 def answer_of(task: Task[Any] | None, found: parquet.Arrays) -> str:
     """Return a device's answer as a label would say it, in JSON: boxes, classes by name, numbers; empty where nobody
     can say, and of a classification, whose class the sample itself has."""
-    if task is None or task.name in ("classification", "embedding"):
+    if task is None or task.name in (CLASSIFICATION, "embedding"):
         return ""
     try:
-        answers = task.answers({array.name: from_array(array) for array in found.outputs})
+        answer = device_answer(task, found)
     except MalformedError:
         return ""
-    if not answers:
+    if answer is None:
         return ""
-    (answer, *_) = answers
     if task.name == DETECTION:
         names = list(task.class_names)
         told: Any = [{**box, "class": names[box["class"]]} for box in as_label(answer, len(names), box_units.MOST)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
 from fleet.api.labelling import LabelTask, LabelTasks
+from fleet.protocol.task import ANOMALY_SCORE, DETECTION, MULTI_LABEL, REGRESSION
 
 CHOICE, NUMBER, BOXES, WORDS = "label", "value", "boxes", "words"  # names of the controls
 ANOMALY, USUAL = "anomaly", "usual"
@@ -40,13 +41,13 @@ def _objects(shown: LabelTask) -> list[str]:
 
 
 def _controls(how: LabelTasks) -> list[str]:
-    if how.task == "detection":
+    if how.task == DETECTION:
         return _choices("RectangleLabels", BOXES, "Label", how.classes)
-    if how.task == "multi-label":
+    if how.task == MULTI_LABEL:
         return _choices("Choices", CHOICE, "Choice", how.classes, ' choice="multiple"')
-    if how.task == "anomaly-score":
+    if how.task == ANOMALY_SCORE:
         return _choices("Choices", CHOICE, "Choice", (USUAL, ANOMALY), ' choice="single"')
-    if how.task == "regression":
+    if how.task == REGRESSION:
         return [f'<Number name="{name}" toName="input" slider="false"/>' for name in number_names(how.values)]
     if how.classes:
         return _choices("Choices", CHOICE, "Choice", how.classes, ' choice="single"')

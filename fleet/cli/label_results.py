@@ -11,6 +11,7 @@ from typing import Any
 
 from fleet.api.labels import parse_json, parse_number
 from fleet.cli.label_config import ANOMALY, USUAL, number_names
+from fleet.protocol.task import ANOMALY_SCORE, CUSTOM, DETECTION, MULTI_LABEL, REGRESSION
 
 MOST = sys.float_info.max  # a number that is none, or more, is within no bounds
 SHOWN = 60  # characters of what a file says
@@ -33,24 +34,24 @@ def read_label(results: Any, data: Mapping[str, Any]) -> Any:
     if not isinstance(results, list):
         raise ValueError(NOTHING)
     task = data.get("task")
-    if task == "detection":
+    if task == DETECTION:
         return [_box(result, data) for result in map(_result, results)]
-    if task == "multi-label":
+    if task == MULTI_LABEL:
         return [name for result in map(_result, results) for name in _names(result)]
-    if task == "regression" and isinstance(data.get("values"), int):
+    if task == REGRESSION and isinstance(data.get("values"), int):
         return _numbers([_result(result) for result in results], data["values"])
     if not results:
         raise ValueError(NOTHING)
     if len(results) > 1:
         raise ValueError(f"an annotation has {len(results)} results: use one field of choices or one number")
     result = _result(results[0])
-    if task == "anomaly-score" and result["type"] == "choices":
+    if task == ANOMALY_SCORE and result["type"] == "choices":
         return _anomaly(_names(result))
     if task and result["type"] == "choices":  # written with the model's own names: a class called 7 is no number
         names = _names(result)
         return names[0] if len(names) == 1 else names
     if task and result["type"] == "textarea":
-        return _text(result, as_json=task == "custom")
+        return _text(result, as_json=task == CUSTOM)
     return _plain(result)
 
 

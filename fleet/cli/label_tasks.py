@@ -13,6 +13,7 @@ from fleet.api.labelling import MOST_TASKS, BoxUnit
 from fleet.cli.answered import class_of, confidence_of
 from fleet.cli.label_config import config_of
 from fleet.errors import ConflictError, FleetError
+from fleet.protocol.task import DETECTION
 
 if TYPE_CHECKING:
     from fleet.api.labelling import LabelTask, LabelTasks
@@ -23,7 +24,6 @@ AT_ONCE = 500  # labels of one request: a refused one costs another request with
 HEARD_EVERY = 1000  # samples
 MOST_REFUSED = 1000  # by the hub; then the file is the wrong one
 HEADING = ("sample", "label", "device", "release", "reason", "confidence", "edge said", "cloud said", "inputs")
-DETECTION = "detection"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell begins with it
 
 

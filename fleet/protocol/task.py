@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import asdict
 
-CLASSIFICATION = "classification"
+CLASSIFICATION, MULTI_LABEL, DETECTION = "classification", "multi-label", "detection"
+REGRESSION, ANOMALY_SCORE = "regression", "anomaly-score"
 CUSTOM = "custom"
 NO_CLASS = -1  # a sample's prediction where the answer is not one class
 

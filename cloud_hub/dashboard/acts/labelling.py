@@ -18,10 +18,10 @@ from cloud_hub.samples.parquet import Arrays
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.models import task_of_labels
 from fleet.api.types import TEXT_LIMIT
+from fleet.protocol.task import ANOMALY_SCORE, CLASSIFICATION, DETECTION
 from fleet.tasks import Task
 
 COUNT = 20  # samples on a page
-DETECTION = "detection"
 CHOICES = 10  # classes: each has a key of its own
 YES_NO = [("0", "usual"), ("1", "an anomaly")]
 
@@ -143,9 +143,9 @@ def choices_of(task: Task[Any] | None) -> list[tuple[str, str]]:
     """The labels to choose from, with their words: classes, as long as they are few, or whether it is an anomaly."""
     if task is None:
         return []
-    if task.name == "anomaly-score":
+    if task.name == ANOMALY_SCORE:
         return YES_NO
-    if task.name == "classification" and len(task.class_names) <= CHOICES:
+    if task.name == CLASSIFICATION and len(task.class_names) <= CHOICES:
         return [(str(number), name) for number, name in enumerate(task.class_names)]
     return []
 

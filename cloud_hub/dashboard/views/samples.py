@@ -16,13 +16,13 @@ from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples import parquet, pictures, sounds, store
+from cloud_hub.samples.answers import device_answer
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label
 from fleet.api.models import SamplePolicy
 from fleet.api.samples import SampleLabel
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
 
 SAMPLES = 50
@@ -142,10 +142,10 @@ def answer_in_words(task: Task[Any] | None, arrays: parquet.Arrays | None) -> st
     if task is None or arrays is None:
         return "–"
     try:
-        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
+        answer = device_answer(task, arrays)
     except MalformedError:
         return "unreadable"
-    return _cut(_in_words(task, answers[0])) if answers else "–"
+    return "–" if answer is None else _cut(_in_words(task, answer))
 
 
 def _in_words(task: Task[Any], answer: Any) -> str:
