@@ -65,9 +65,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: each line of the log is a JSON document
-    tracing: TracingConfig = (
-        TracingConfig()
-    )  # [tracing]: `endpoint`, `ratio`, `state_to_others`; none without an endpoint
+    tracing: TracingConfig = TracingConfig()  # [tracing]; none without an endpoint
     notify_socket: str = ""  # where a service manager listens; systemd sets NOTIFY_SOCKET (`Type=notify`)
 
     @property
