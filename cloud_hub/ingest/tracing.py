@@ -14,9 +14,11 @@ def span_of_sending(tracer: Tracer, command: str) -> Iterator[Mapping[str, str]]
     """In the block a command is sent; gives the headers that its message carries."""
     span = tracer.begin("send command", "producer")
     span.put(command=command)
-    with span.inside():
-        yield tracer.carried()
-    span.end()
+    try:
+        with span.inside():
+            yield tracer.carried()
+    finally:
+        span.end()
 
 
 @contextmanager
