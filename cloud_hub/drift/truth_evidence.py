@@ -11,8 +11,7 @@ from sqlmodel import Session, col, select, tuple_
 
 from cloud_hub.context import Hub
 from cloud_hub.drift.records import revoked_devices
-from cloud_hub.errors import HubError
-from cloud_hub.samples import parquet
+from cloud_hub.samples import parquet, store
 from cloud_hub.samples.answers import device_answer
 from cloud_hub.store.tables import MeaningMonitor, SampleRow, WindowRow
 from fleet.protocol.errors import MalformedError
@@ -65,15 +64,7 @@ def right_by(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | N
     """Return how right the device's own answer to each sample is, by its label; None where nothing tells it."""
     if task.name == "classification":  # the answer stands in the row
         return [task.right(row.prediction, row.label) for row in rows]
-    wanted = {row.id for row in rows}
-    found: dict[str, parquet.Arrays] = {}
-    for path in sorted({row.path for row in rows}):  # one file at a time: a device decides how large they are
-        try:
-            part = hub.objects.get(path).data
-        except HubError as error:
-            log.warning("samples in %s cannot be compared with their labels: %s", path, error)
-            continue
-        found |= {key: arrays for key, arrays in parquet.arrays_of([part]).items() if key in wanted}
+    found = store.arrays_of(hub, rows)
     return [_right_in(found.get(row.id), row, task) for row in rows]
 
 

@@ -41,7 +41,7 @@ def tasks_for(hub: Hub, wanted: WantedTasks) -> LabelTasks:
         task = label_task(session, wanted.model)
         query = select(SampleRow).where(SampleRow.model == wanted.model, col(SampleRow.deleted_at).is_(None))
         rows = {row.id: row for row in session.exec(query.where(col(SampleRow.id).in_(wanted.ids)))}
-    arrays = store.arrays_of(hub, (row.path for row in rows.values()))
+    arrays = store.arrays_of(hub, list(rows.values()))
     ids = [one for one in dict.fromkeys(wanted.ids) if one in rows and one in arrays]
     unit: BoxUnit = policy.boxes or wanted.boxes or _unit(task, [arrays[one] for one in ids])
     items: list[LabelTask] = []

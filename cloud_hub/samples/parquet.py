@@ -9,7 +9,7 @@ labelled_by, and label_json (any label as its task keeps it, as JSON).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,21 @@ def write(device: str, samples: Sequence[Sample]) -> bytes:
         return _copy(database, "SELECT * FROM sample", Path(folder))
 
 
-def arrays_of(parts: Iterable[bytes]) -> dict[str, Arrays]:
-    """The exact arrays of every sample in some partitions, by id; the partitions are read by one query."""
+def arrays_of(parts: Iterable[bytes], ids: Collection[str] | None = None) -> dict[str, Arrays]:
+    """The exact arrays of samples in some partitions, by id; the partitions are read by one query.
+
+    Args:
+        parts: one is in memory at a time.
+        ids: the samples that are wanted; None for all.
+    """
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         paths = _written(parts, Path(folder))
         if not paths:
             return {}
-        query = "SELECT id, arrays FROM read_parquet(?, hive_partitioning=false)"
-        found = database.execute(query, [paths]).fetchall()
+        query, given = "SELECT id, arrays FROM read_parquet(?, hive_partitioning=false)", [paths]
+        if ids is not None:
+            query, given = f"{query} WHERE list_contains(?, id)", [paths, list(ids)]
+        found = database.execute(query, given).fetchall()
     return {str(key): msgspec.msgpack.decode(value, type=Arrays) for key, value in found}
 
 

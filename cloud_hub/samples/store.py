@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,21 +64,23 @@ def arrays(hub: Hub, row: SampleRow) -> parquet.Arrays:
     Raises:
         NotFoundError: it has lost its data.
     """
-    found = parquet.arrays_of([hub.objects.get(row.path).data]).get(row.id)
+    found = parquet.arrays_of([hub.objects.get(row.path).data], [row.id]).get(row.id)
     if found is None:
         raise NotFoundError(f"sample {row.id} has lost its data", subject=row.id)
     return found
 
 
-def arrays_of(hub: Hub, paths: Iterable[str]) -> dict[str, parquet.Arrays]:
-    """The arrays of all samples in some partitions, by their ids; without partitions that are gone meanwhile."""
-    parts = []
-    for path in sorted(set(paths)):
+def arrays_of(hub: Hub, rows: Sequence[SampleRow]) -> dict[str, parquet.Arrays]:
+    """The arrays of samples, by their ids; without those whose data is gone meanwhile."""
+    return parquet.arrays_of(_parts(hub, rows), [row.id for row in rows])
+
+
+def _parts(hub: Hub, rows: Iterable[SampleRow]) -> Iterator[bytes]:
+    for path in sorted({row.path for row in rows}):  # one file at a time: a device decides how large they are
         try:
-            parts.append(hub.objects.get(path).data)
+            yield hub.objects.get(path).data
         except HubError as error:  # deleted in this moment; the others are shown
             log.info("samples in %s are shown without their data: %s", path, error)
-    return parquet.arrays_of(parts)
 
 
 def get(hub: Hub, sample: str) -> SampleRow:

@@ -76,7 +76,7 @@ def _found(hub: Hub, sample: str) -> SampleRow | None:
 
 def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: ActRequest) -> tuple[list[ToLabel], str]:
     """The samples, and what is to be said of their boxes."""
-    arrays, options, again = store.arrays_of(hub, (row.path for row in rows)), choices_of(task), asked.checked("again")
+    arrays, options, again = store.arrays_of(hub, rows), choices_of(task), asked.checked("again")
     given = {asked.text(f"sample-{place}"): asked.text(f"label-{place}") for place in range(COUNT)}
     policy = labels.shown_as(hub, asked.names["model"])
     drawn, said = _drawings(rows, arrays, task, policy.boxes, asked.names["model"])

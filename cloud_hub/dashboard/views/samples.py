@@ -68,7 +68,7 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         task = label_task(session, model)
         query = select(SampleRow).where(SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
         rows = list(session.exec(query.order_by(col(SampleRow.received_at).desc(), col(SampleRow.id)).limit(SAMPLES)))
-    found = store.arrays_of(hub, (row.path for row in rows))
+    found = store.arrays_of(hub, rows)
     views = [
         SampleView(
             row=row,

@@ -266,3 +266,4 @@ def test_many_partitions_are_read_by_one_query(monkeypatch: pytest.MonkeyPatch) 
     assert set(found) == {f"s{n}" for n in range(5)} and len(opened) == 1
     assert parquet.arrays_of([]) == {}
     assert len(parquet.join(parts, {"s1": (3, "ada")})) > 0 and len(opened) == 3
+    assert set(parquet.arrays_of(parts, ["s3", "nowhere"])) == {"s3"}
